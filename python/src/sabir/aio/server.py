@@ -1,0 +1,363 @@
+"""The asyncio server: take, dispatch, reply, heartbeat, drain, with a number of tasks.
+
+Elements that wait are taken together, as many as there is room for; answers that are ready together leave in one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from .. import commands
+from .._link import DEFAULT_URL, MARGIN, AsyncLink, Backoff, Clock, LinkLost, LinkRefused, async_factory
+from ..dispatch import Dispatcher, Job, Methods, Settled
+from ..keys import NAMESPACE, Keys
+from ..messages import MAX_BYTES, MAX_DEPTH, Limits
+from ..server import ANSWER, Held, Trouble, default_name, faults, new_worker, refusal, settle, unseen
+
+if TYPE_CHECKING:
+    import redis.asyncio as redis_py
+
+log: Final = logging.getLogger("sabir")
+
+_WRITE_BYTES: Final = 1 << 20  # of answers in one write, about
+
+
+class Server(Methods):
+    """Serves one service with at most ``concurrency`` handlers at a time, in one event loop.
+
+    A handler is a coroutine function, or a function that does not block; one that holds the loop for longer than the
+    lease less a heartbeat (7 s) makes the worker count as dead. The other arguments are those of ``sabir.Server``;
+    ``redis`` is a ``redis.asyncio.Redis``.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        url: str | None = None,
+        *,
+        redis: redis_py.Redis | None = None,
+        namespace: str = NAMESPACE,
+        name: str | None = None,
+        concurrency: int = 100,
+        traces: bool = False,
+        max_bytes: int = MAX_BYTES,
+        max_depth: int = MAX_DEPTH,
+    ) -> None:
+        super().__init__()
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+            raise ValueError(f"concurrency: expected an integer > 0, got {concurrency!r}")
+        self.service = service
+        self.worker = new_worker(name or default_name(service))
+        """This worker's id."""
+        self._keys = Keys(namespace, service)
+        self._concurrency = concurrency
+        self._clock = Clock()
+        connect = async_factory(url or DEFAULT_URL, redis)
+        self._take_link, self._reply_link, self._beat_link = (AsyncLink(connect, self._clock) for _ in range(3))
+        limits = Limits(max_bytes, max_depth)
+        self._dispatcher = Dispatcher(service, self.worker, self, limits, traces, self._clock.now_ms)
+        self._held = Held()
+        self._found: collections.deque[bytes] = collections.deque()
+        self._running: set[asyncio.Task[None]] = set()
+        self._settled: list[Settled] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._takes: asyncio.Task[None] | None = None
+        self._beats: asyncio.Task[None] | None = None
+        self._ready, self._stopping, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    # ---------------------------------------------------------------------------------------------- start and stop
+
+    async def run(self, stop_timeout: float | None = 30.0) -> None:
+        """Serve until SIGTERM or SIGINT, then stop(stop_timeout); a second signal ends the process at once."""
+        loop = asyncio.get_running_loop()
+
+        def on_signal(number: int) -> None:
+            if self._stopping.is_set():
+                os._exit(128 + number)
+            self._stopping.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal, number)
+        try:
+            self.start()
+            await self._stopping.wait()
+            await self.stop(stop_timeout)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def start(self) -> None:
+        """Start serving in the running loop and return; see wait_ready(). Raises RuntimeError if it was started before."""
+        if self._beats is not None:
+            raise RuntimeError("a Server starts once: make another one")
+        loop = asyncio.get_running_loop()
+        self._beats = loop.create_task(self._heartbeats(), name=f"sabir-{self.service}-heartbeat")
+        self._takes = loop.create_task(self._serve(), name=f"sabir-{self.service}-take")
+
+    async def wait_ready(self, timeout: float | None = None) -> bool:
+        """Wait until the first heartbeat was answered. ``timeout``: seconds, None: as long as it takes. Returns whether."""
+        try:
+            await asyncio.wait_for(self._ready.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self, timeout: float | None = None) -> bool:
+        """Take nothing more, finish what runs, give back the rest, say goodbye (section 14). Returns whether all ended.
+
+        ``timeout``: seconds, None: as long as the handlers take. What still runs when it has passed is cancelled, and
+        stays in the hand.
+        """
+        self._stopping.set()
+        self._room.set()
+        all_ended = True
+        try:
+            async with asyncio.timeout(timeout):
+                await self._end_takes()
+                while self._running or self._writer:
+                    await asyncio.wait([*self._running, *([self._writer] if self._writer else [])])
+        except TimeoutError:
+            all_ended = False
+        tasks = [t for t in (self._takes, self._beats, self._writer, *self._running) if t is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._goodbye()
+        for link in (self._take_link, self._reply_link, self._beat_link):
+            await link.close()
+        return all_ended
+
+    async def __aenter__(self) -> Server:
+        self.start()
+        await self.wait_ready()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def _end_takes(self) -> None:
+        """Wait until the taker has ended, and end a take that Redis still holds blocked."""
+        waker = AsyncLink(self._take_link.connect, self._clock)
+        try:
+            while self._takes is not None and not self._takes.done():
+                if self._take_link.id is not None:
+                    try:
+                        if not waker.is_open:
+                            await waker.open(ANSWER)
+                        await waker.run([("CLIENT", "UNBLOCK", str(self._take_link.id))], ANSWER)
+                    except (LinkLost, LinkRefused):
+                        pass  # the take ends by itself within its block time
+                await asyncio.wait([self._takes], timeout=0.05)
+        finally:
+            await waker.close()
+
+    async def _goodbye(self) -> None:
+        """Give back what was found and never started, and remove the lease if the hand is empty (SABIR-STOP-3, -4)."""
+        link = self._beat_link
+        try:
+            if not link.is_open:
+                await link.open(ANSWER)
+            for _ in range(len(self._found)):
+                await link.run(commands.give_back(self._keys, self.worker), ANSWER)
+            hand = (await link.run(commands.read_hand(self._keys, self.worker), ANSWER))[0]
+            if hand:
+                log.warning("%s: stopped with %d elements in hand", self.service, len(hand))
+            else:
+                await link.run(commands.goodbye(self._keys, self.worker), ANSWER)
+        except (LinkLost, LinkRefused) as error:
+            log.warning("%s: no goodbye: %s", self.service, error)
+
+    # ---------------------------------------------------------------------------------------------- heartbeat
+
+    def _lease_ends(self) -> int:
+        return self._clock.now_ms() + commands.LEASE_MS
+
+    async def _heartbeats(self) -> None:
+        link, trouble, backoff = self._beat_link, Trouble(self.service, "heartbeat"), Backoff()
+        while True:
+            sent = time.monotonic()
+            try:
+                if not link.is_open:
+                    await link.open(ANSWER)
+                beat = commands.heartbeat(self._keys, self.worker, self._lease_ends())
+                answer = (await link.run(beat, ANSWER))[-1]
+                if isinstance(answer, Exception):
+                    raise LinkRefused(answer)
+                for fault in faults(answer):
+                    trouble.begin(fault)
+            except (LinkLost, LinkRefused) as error:
+                trouble.begin(error)
+                await asyncio.sleep(min(backoff.pause(), commands.HEARTBEAT_MS / 1000))
+                continue
+            if not faults(answer):
+                trouble.end()
+            self._clock.update(answer[0], sent)
+            backoff.reset()
+            self._ready.set()
+            await asyncio.sleep(max(0, sent + commands.HEARTBEAT_MS / 1000 - time.monotonic()))
+
+    # ---------------------------------------------------------------------------------------------- take and run
+
+    async def _serve(self) -> None:
+        await self._ready.wait()
+        trouble, backoff = Trouble(self.service, "take"), Backoff()
+        more = 0  # elements to ask for beyond the first: as many as there seem to wait
+        while not self._stopping.is_set():
+            room = self._concurrency - len(self._running)
+            if room <= 0:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            try:
+                taken = await self._take(min(more, room - 1))
+            except (LinkLost, LinkRefused) as error:
+                trouble.begin(error)
+                await self._pause(backoff.pause())
+                continue
+            trouble.end()
+            backoff.reset()
+            more = 2 * more + 1 if len(taken) > more else max(len(taken) - 1, 0)
+            for element in taken:
+                self._held.add(element)
+                self._begin(element)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            pass
+
+    async def _take(self, more: int) -> list[bytes]:
+        """The next elements: up to ``more`` beyond the first, or none. Raises LinkLost or LinkRefused."""
+        link, keys, worker = self._take_link, self._keys, self.worker
+        if not link.is_open:
+            await link.open(ANSWER)
+            seen = self._held.snapshot()
+            try:
+                self._found = unseen((await link.run(commands.read_hand(keys, worker), ANSWER))[0], seen)
+            except LinkRefused:
+                await link.close()
+                raise
+        if self._found:
+            return [self._found.popleft()]
+        block = commands.TAKE_BLOCK_MS
+        cmds = commands.take(keys, worker, self._lease_ends(), block) + commands.take_more(keys, worker) * more
+        answers = await link.run(cmds, block / 1000 + MARGIN)
+        taken: list[bytes] = []
+        refused: Exception | None = None
+        for answer in answers:
+            if isinstance(answer, bytes):
+                taken.append(answer)
+            elif isinstance(answer, Exception):
+                refused = answer
+        if refused is not None and not taken:
+            raise LinkRefused(refused)
+        if self._stopping.is_set():  # SABIR-STOP-3
+            for _ in range(len(taken)):
+                await link.run(commands.give_back(keys, worker), ANSWER)
+            return []
+        return taken
+
+    def _begin(self, element: bytes) -> None:
+        work = self._dispatcher.receive(element)
+        if isinstance(work, Settled):
+            self._settle(work)
+            return
+        task = asyncio.get_running_loop().create_task(self._handle(work), name=f"sabir-{self.service}-handler")
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._room.set()
+
+    async def _handle(self, job: Job) -> None:
+        try:
+            result = await job.call_async()
+        except BaseException as error:
+            if self._stopping.is_set() and isinstance(error, asyncio.CancelledError):
+                raise  # stop() has waited long enough
+            self._settle(self._dispatcher.fail(job, error))
+        else:
+            self._settle(self._dispatcher.finish(job, result))
+
+    # ---------------------------------------------------------------------------------------------- answer
+
+    def _settle(self, settled: Settled) -> None:
+        """Have an outcome written with all others of this loop turn."""
+        self._settled.append(settled)
+        if self._writer is None:
+            self._writer = asyncio.get_running_loop().create_task(self._write_all(), name=f"sabir-{self.service}-answer")
+
+    async def _write_all(self) -> None:
+        trouble = Trouble(self.service, "reply")
+        try:
+            while self._settled:
+                size = 0
+                batch: list[Settled] = []
+                while len(batch) < len(self._settled) and size < _WRITE_BYTES:
+                    settled = self._settled[len(batch)]
+                    batch.append(settled)
+                    size += len(settled.element) + len(settled.reply or settled.letter or b"")
+                del self._settled[: len(batch)]
+                await self._write(batch, trouble)
+        finally:
+            self._writer = None
+
+    async def _write(self, batch: list[Settled], trouble: Trouble) -> None:
+        """Write outcomes and acknowledge their elements, however long Redis is away (SABIR-LOST-4, SABIR-WORKER-6)."""
+        link, backoff = self._reply_link, Backoff()
+        unknown = False
+        while batch:
+            try:
+                if not link.is_open:
+                    await link.open(ANSWER)
+                if unknown:
+                    hand = (await link.run(commands.read_hand(self._keys, self.worker), ANSWER))[0]
+                    if isinstance(hand, Exception):
+                        raise LinkRefused(hand)
+                    for settled in [s for s in batch if s.element not in hand]:
+                        batch.remove(settled)
+                        self._held.remove(settled.element)
+                    unknown = False
+                    continue
+                batch = await self._write_once(batch)
+            except (LinkLost, LinkRefused) as error:
+                unknown = unknown or (isinstance(error, LinkLost) and error.sent)
+                trouble.begin(error)
+                await asyncio.sleep(backoff.pause())
+        trouble.end()
+
+    async def _write_once(self, batch: list[Settled]) -> list[Settled]:
+        """One write for all. Returns what Redis refused; raises LinkRefused if that is everything."""
+        answered = [(s.token, s.reply, s.element) for s in batch if s.token is not None and s.reply is not None]
+        parts: list[tuple[list[Settled], commands.Commands]] = []
+        if answered:
+            replies = commands.replies(self._keys, self.worker, answered)
+            parts.append(([s for s in batch if s.reply is not None], replies))
+        parts += [([s], settle(self._keys, self.worker, s)) for s in batch if s.reply is None]
+        answers: list[Any] = await self._reply_link.run([c for _, cmds in parts for c in cmds], ANSWER)
+        left: list[Settled] = []
+        refused: Exception | None = None
+        end = 0
+        for group, cmds in parts:
+            end += len(cmds)
+            answer = answers[end - 1]
+            reason = refusal(answer)
+            if reason is not None:
+                refused = reason
+                left += group
+                continue
+            for fault in faults(answer):
+                log.warning("%s: Redis refused a part of an answer: %s", self.service, fault)
+            for settled in group:
+                self._held.remove(settled.element)
+        if refused is not None and len(left) == len(batch):
+            raise LinkRefused(refused)
+        return left

@@ -1,0 +1,325 @@
+"""The envelope and the body: encode, decode, limits. No socket, no clock, no random source.
+
+What a worker reads is a Request or a Rejection; what a client reads is a Response, or None for what it drops.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from . import errors
+from .errors import MISSING
+from .keys import check, is_id, is_method, is_token
+
+MAX_BYTES: Final = 1_048_576
+"""The default limit of an element, in bytes."""
+MAX_DEPTH: Final = 64
+"""The default limit of an element's nesting, in levels."""
+MAX_INTEGER: Final = 2**53 - 1
+
+Params = list[Any] | dict[str, Any] | None
+
+# Dates and dataclasses have no JSON form of their own: refused, like everything else that JSON does not know.
+_OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
+_HEAD: Final = re.compile(
+    rb'[ \t\r\n]*\{([ \t\r\n]*"(v|id|reply_to)"[ \t\r\n]*:[ \t\r\n]*("[A-Za-z0-9_.-]{0,128}"|[0-9]{1,15})[ \t\r\n]*,){2,3}'
+)
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_BRACKET: Final = re.compile(rb"[\[\]{}]")
+_TRACEPARENT: Final = re.compile(r"[ -~]{1,512}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``max_bytes`` of an element, ``max_depth`` of its nesting in levels."""
+
+    max_bytes: int = MAX_BYTES
+    max_depth: int = MAX_DEPTH
+
+
+@dataclass(slots=True)
+class Request:
+    """A request that may be run. ``reply_to`` None: a notification. ``deadline``: ms of Redis's clock, None: never."""
+
+    id: str
+    reply_to: str | None
+    deadline: int | None
+    idempotent: bool
+    traceparent: str | None
+    method: str
+    params: Params
+
+
+@dataclass(slots=True)
+class Rejection:
+    """An element that is not run. With a ``reply_to`` it is answered with the error, without one it is a dead letter."""
+
+    code: int
+    message: str
+    id: str | None = None
+    reply_to: str | None = None
+
+
+@dataclass(slots=True)
+class Response:
+    """A reply to the call ``id``: a result, or an ``error`` (then the result means nothing)."""
+
+    id: str
+    result: Any = None
+    error: errors.SabirError | None = None
+
+
+# ---------------------------------------------------------------------------------------------------- encode
+
+
+def to_json(value: Any, what: str, limits: Limits) -> bytes:
+    """JSON in UTF-8 (SABIR-JSON-1). ``what`` is named in messages.
+
+    Raises TypeError for a value of a type that JSON does not have, ValueError for NaN, infinities and lone surrogates,
+    LimitExceeded over a limit (SABIR-LIMIT-1).
+    """
+    try:
+        data = orjson.dumps(value, option=_OPTIONS)
+    except TypeError as error:
+        if "surrogates" in str(error):
+            raise ValueError(f"{what}: expected text that can be written as UTF-8, got a lone surrogate") from None
+        raise TypeError(f"{what}: expected JSON values, got: {error}") from None
+    if b"null" in data and not _finite(value):  # orjson writes NaN as null
+        raise ValueError(f"{what}: expected finite numbers, got NaN or an infinity")
+    over = over_limit(data, limits)
+    if over:
+        raise errors.LimitExceeded(f"{what}: {over}")
+    return data
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return True
+
+
+def encode_request(
+    id: str,
+    reply_to: str | None,
+    method: str,
+    params: Any = None,
+    *,
+    deadline: int | None = None,
+    idempotent: bool = False,
+    traceparent: str | None = None,
+    limits: Limits = Limits(),
+) -> bytes:
+    """An element for ``requests`` (SABIR-ENVELOPE-1, -5). ``reply_to`` None: a notification. ``params`` None: none.
+
+    Raises ValueError or TypeError for what the encoder refuses, LimitExceeded over a limit (SABIR-LIMIT-1).
+    """
+    check("method", method)
+    body: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+    if params is not None:
+        if not isinstance(params, list | tuple | dict):
+            raise TypeError(f"params: expected a list, a tuple, a dict or None, got {type(params).__name__}")
+        body["params"] = params
+    envelope: dict[str, Any] = {"v": 1, "id": id}
+    if reply_to is not None:
+        envelope["reply_to"] = reply_to
+        body["id"] = id
+    if deadline is not None:
+        envelope["deadline"] = deadline
+    if idempotent:
+        envelope["idempotent"] = True
+    if traceparent is not None:
+        if not isinstance(traceparent, str) or not _TRACEPARENT.fullmatch(traceparent):
+            raise ValueError(f"traceparent: expected 1 to 512 printable ASCII characters, got {traceparent!r:.100}")
+        envelope["traceparent"] = traceparent
+    envelope["body"] = body
+    return to_json(envelope, "params", limits)
+
+
+def encode_result(id: str, worker: str, result: Any, limits: Limits = Limits()) -> bytes:
+    """A reply with a result (SABIR-REPLY-1).
+
+    Raises TypeError, ValueError or LimitExceeded for a result that cannot be sent (SABIR-LIMIT-4).
+    """
+    body = {"jsonrpc": "2.0", "id": id, "result": result}
+    return to_json({"v": 1, "id": id, "worker": worker, "body": body}, "result", limits)
+
+
+def error_object(code: int, message: str, data: Any = MISSING) -> dict[str, Any]:
+    """The error member of a response or a dead letter. ``data`` MISSING: absent."""
+    error: dict[str, Any] = {"code": code, "message": message.encode("utf-8", "replace").decode()}
+    if data is not MISSING:
+        error["data"] = data
+    return error
+
+
+def encode_error(id: str, worker: str, error: dict[str, Any], limits: Limits = Limits()) -> bytes:
+    """A reply with an error, as error_object() makes it (SABIR-REPLY-1).
+
+    Raises TypeError, ValueError or LimitExceeded where its data cannot be sent (SABIR-ERROR-3).
+    """
+    body = {"jsonrpc": "2.0", "id": id, "error": error}
+    return to_json({"v": 1, "id": id, "worker": worker, "body": body}, "error data", limits)
+
+
+def encode_dead_letter(at: int, worker: str, error: dict[str, Any], element: bytes) -> bytes:
+    """A dead letter (SABIR-DEAD-1, -2). ``at``: ms of Redis's clock."""
+    letter: dict[str, Any] = {"v": 1, "at": at, "worker": worker, "error": error}
+    try:
+        letter["element"] = element.decode("utf-8")
+    except UnicodeDecodeError:
+        letter["element_base64"] = base64.b64encode(element).decode()
+    return orjson.dumps(letter)
+
+
+# ---------------------------------------------------------------------------------------------------- decode
+
+
+def over_limit(data: bytes, limits: Limits) -> str | None:
+    """What limit an element is over, or None."""
+    if len(data) > limits.max_bytes:
+        return f"expected at most {limits.max_bytes} bytes, got {len(data)}"
+    # Counting brackets costs next to nothing, and few elements hold as many as would be too deep.
+    if data.count(b"[") + data.count(b"{") > limits.max_depth:
+        depth = 0
+        for bracket in _BRACKET.finditer(_STRING.sub(b"", data)):
+            depth += 1 if bracket[0] in b"[{" else -1
+            if depth > limits.max_depth:
+                return f"expected at most {limits.max_depth} levels of nesting, got more"
+    return None
+
+
+def _integer(value: Any) -> int | None:
+    if type(value) is int and -MAX_INTEGER <= value <= MAX_INTEGER:
+        return value
+    if type(value) is float and value.is_integer() and -MAX_INTEGER <= value <= MAX_INTEGER:
+        return int(value)
+    return None
+
+
+def decode_request(data: bytes, limits: Limits = Limits()) -> Request | Rejection:
+    """What an element of ``requests`` means. Never raises, whatever the bytes (SABIR-WORKER-5)."""
+    over = over_limit(data, limits)
+    if over:
+        head = _HEAD.match(data)
+        members = orjson.loads(head[0][:-1] + b"}") if head else {}
+        return _reject(errors.LimitExceeded.code, over, *_address(members))
+    try:
+        envelope = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        return _reject(errors.ParseError.code, f"expected UTF-8 JSON, got {error}")
+    if type(envelope) is not dict:
+        return _reject(errors.InvalidRequest.code, f"expected an object, got {_kind(envelope)}")
+    id, reply_to = _address(envelope)
+    if id is None:
+        return _reject(errors.InvalidRequest.code, "id: expected 32 lower-case hexadecimal digits")
+    if reply_to is None and "reply_to" in envelope:
+        return _reject(errors.InvalidRequest.code, "reply_to: expected a token")
+    v = _integer(envelope.get("v"))
+    if v is not None and v > 1:
+        return _reject(errors.UnsupportedVersion.code, f"v: expected 1, got {v}", id, reply_to)
+    fault = _fault(envelope, v, id, reply_to)
+    if fault:
+        return _reject(errors.InvalidRequest.code, fault, id, reply_to)
+    deadline = envelope.get("deadline")
+    body = envelope["body"]
+    return Request(
+        id,
+        reply_to,
+        None if deadline is None else int(deadline),
+        envelope.get("idempotent", False),
+        envelope.get("traceparent"),
+        body["method"],
+        body.get("params"),
+    )
+
+
+def _address(members: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The id and the token, each None where it is absent or outside its grammar."""
+    id, reply_to = members.get("id"), members.get("reply_to")
+    return (
+        id if type(id) is str and is_id(id) else None,
+        reply_to if type(reply_to) is str and is_token(reply_to) else None,
+    )
+
+
+def _reject(code: int, message: str, id: str | None = None, reply_to: str | None = None) -> Rejection:
+    return Rejection(code, message, id, reply_to) if id and reply_to else Rejection(code, message)
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in JSON's words, for messages: never the value itself (SABIR-SECURITY-1)."""
+    kinds = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _fault(envelope: dict[str, Any], v: int | None, id: str, reply_to: str | None) -> str | None:
+    """What is wrong with an envelope whose id and reply_to are in order (SABIR-BODY-1), or None."""
+    if v != 1:
+        return "v: expected 1"
+    if "deadline" in envelope:
+        deadline = _integer(envelope["deadline"])
+        if deadline is None or deadline < 1:
+            return f"deadline: expected an integer > 0, got {_kind(envelope['deadline'])}"
+    if type(envelope.get("idempotent", False)) is not bool:
+        return f"idempotent: expected a boolean, got {_kind(envelope['idempotent'])}"
+    if "traceparent" in envelope:
+        trace = envelope["traceparent"]
+        if type(trace) is not str or not _TRACEPARENT.fullmatch(trace):
+            return "traceparent: expected 1 to 512 printable ASCII characters"
+    body = envelope.get("body")
+    if type(body) is not dict:
+        return f"body: expected an object, got {_kind(body)}"
+    if body.get("jsonrpc") != "2.0":
+        return 'body.jsonrpc: expected "2.0"'
+    if reply_to is None and "id" in body:
+        return "body.id: expected none without a reply_to"
+    if reply_to is not None and body.get("id") != id:
+        return "body.id: expected the envelope's id"
+    method = body.get("method")
+    if type(method) is not str or not is_method(method):
+        return "body.method: expected 1 to 128 printable ASCII characters"
+    if "params" in body and type(body["params"]) not in (list, dict):
+        return f"body.params: expected an array or an object, got {_kind(body['params'])}"
+    return None
+
+
+def decode_reply(data: bytes, own: dict[int, type[errors.ApplicationError]] | None = None) -> Response | None:
+    """What an element of a reply list means to a client; None: no id can be read, it is dropped (SABIR-REPLY-5).
+
+    ``own``: the application's error classes by code. A reply that has an id and is otherwise invalid is an InvalidReply.
+    """
+    try:
+        envelope = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    id = _address(envelope)[0] if type(envelope) is dict else None
+    if id is None:
+        return None
+    body, worker = envelope.get("body"), envelope.get("worker")
+    if (
+        _integer(envelope.get("v")) != 1
+        or type(worker) is not str
+        or not is_token(worker)
+        or type(body) is not dict
+        or body.get("jsonrpc") != "2.0"
+        or body.get("id") != id
+        or ("result" in body) == ("error" in body)
+    ):
+        return Response(id, error=errors.InvalidReply("the reply is not a reply envelope with a JSON-RPC 2.0 response"))
+    if "result" in body:
+        return Response(id, body["result"])
+    error = body["error"]
+    code = _integer(error.get("code")) if type(error) is dict else None
+    if code is None or type(error.get("message")) is not str:
+        return Response(id, error=errors.InvalidReply("the reply's error has no integer code and text message"))
+    return Response(id, error=errors.from_wire(code, error["message"], error.get("data", MISSING), own or {}))
