@@ -1,0 +1,105 @@
+"""The specification's rules: one permanent id, one actor, one keyword each; and whoever cites one cites one that exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+from conftest import PROTOCOL, TOP, load
+
+SPEC = (PROTOCOL / "spec.md").read_text(encoding="utf-8")
+LINES = SPEC.split("\n")
+ID = re.compile(r"SABIR-[A-Z]+-[0-9]+")
+KEYWORD = re.compile(r"\b(MUST|SHALL|SHOULD|MAY|REQUIRED|RECOMMENDED|OPTIONAL)( NOT)?\b")
+ACTOR = re.compile(r"^> (A|The) (client or worker|client|worker)\b")
+
+
+def rules() -> list[tuple[str, str]]:
+    """(id, sentence) of each rule: its heading and the line behind it."""
+    return [(line[5:], LINES[n + 1]) for n, line in enumerate(LINES) if line.startswith("#### ")]
+
+
+def test_there_are_rules() -> None:
+    assert len(rules()) > 50
+
+
+def test_ids_are_unique_and_well_formed() -> None:
+    ids = [id for id, _ in rules()]
+    assert [id for id in ids if not ID.fullmatch(id)] == []
+    assert sorted(ids) == sorted(set(ids))
+
+
+def test_ids_of_an_area_count_up_from_one() -> None:
+    areas: dict[str, list[int]] = {}
+    for id, _ in rules():
+        _, area, number = id.split("-")
+        areas.setdefault(area, []).append(int(number))
+    assert {area: sorted(numbers) for area, numbers in areas.items()} == {
+        area: list(range(1, len(numbers) + 1)) for area, numbers in areas.items()
+    }
+
+
+@pytest.mark.parametrize(("id", "sentence"), rules())
+def test_a_rule_is_one_quoted_sentence_with_one_actor_and_one_keyword(id: str, sentence: str) -> None:
+    assert ACTOR.match(sentence), sentence
+    assert len(re.findall(r"\*\*(?:MUST NOT|MUST|SHOULD NOT|SHOULD|MAY)\*\*", sentence)) == 1, sentence
+    assert len(KEYWORD.findall(sentence)) == 1, sentence
+    assert sentence.endswith("."), sentence
+    assert not LINES[LINES.index(f"#### {id}") + 2].startswith(">"), "one sentence, one line"
+
+
+def test_keywords_stand_nowhere_else() -> None:
+    sentences = {sentence for _, sentence in rules()}
+    elsewhere = [line for line in LINES if line not in sentences and KEYWORD.search(line)]
+    assert elsewhere == []
+
+
+def test_every_id_in_the_specification_is_a_rule_of_it() -> None:
+    assert set(ID.findall(SPEC)) == {id for id, _ in rules()}
+
+
+def test_every_link_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", SPEC):
+        assert (PROTOCOL / target).exists(), target
+
+
+def test_the_error_table_and_the_vectors_cite_rules_that_exist() -> None:
+    known = {id for id, _ in rules()}
+    cited = {row["requirement"] for row in load("errors.json")["errors"] if row["requirement"]}
+    for path in PROTOCOL.glob("vectors/*.json"):
+        cited |= {case["rule"] for case in load(f"vectors/{path.name}")["cases"]}
+    assert cited - known == set()
+
+
+def test_a_row_of_core_cites_a_rule_and_a_row_of_a_later_profile_none_yet() -> None:
+    for row in load("errors.json")["errors"]:
+        assert (row["requirement"] is None) == (row["profile"] != "core"), row["name"]
+
+
+def test_whatever_the_repository_cites_exists() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    known = {id for id, _ in rules()}
+    strays = []
+    for name in listed.stdout.splitlines():
+        path = TOP / name
+        if path.suffix in {".py", ".rb", ".js", ".ts", ".md", ".json"} and path.is_file():
+            strays += [f"{name}: {id}" for id in set(ID.findall(path.read_text(encoding="utf-8"))) - known]
+    assert strays == []
+
+
+def test_the_limits_and_durations_are_those_of_the_vectors() -> None:
+    """The spec's tables and the vectors are two places for the same figures."""
+    commands = {case["name"]: case["expect"] for case in load("vectors/commands.json")["cases"]}
+    assert "| dead letters | 1,000 |" in SPEC
+    assert commands["bury"][2] == ["LTRIM", "sabir:{calc}:dead", "-1000", "-1"]
+    assert commands["reply"][2][2] == "60000"
+    assert "60,000 ms" in SPEC
+    assert commands["heartbeat"][3][2:] == ["1", "PX", "10000"]
+    assert "| lease | 10,000 ms |" in SPEC
