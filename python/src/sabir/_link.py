@@ -27,13 +27,24 @@ MARGIN: Final = 2.0
 CLOCK_AGE: Final = 60.0
 """Seconds for which an answer of TIME is good (SABIR-TIME-2)."""
 
-CLOCK_ANSWER: Final = 5.0
-"""Seconds that an answer of TIME may take."""
+ANSWER: Final = 5.0
+"""Seconds that Redis may take for an answer that does not block, and to connect."""
 
 # Error replies, though some of them are a ConnectionError to redis-py.
 REFUSALS: Final = (redis.ResponseError, redis.BusyLoadingError, redis.AuthenticationError)
 _LOST: Final = (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError)
 _TRANSIENT: Final = frozenset(("LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"))
+# redis-py takes these codes off the text, and before 8.0 keeps them nowhere.
+_CODES: Final[dict[type, str]] = {
+    redis.BusyLoadingError: "LOADING",
+    redis.ReadOnlyError: "READONLY",
+    redis.OutOfMemoryError: "OOM",
+    redis.exceptions.NoPermissionError: "NOPERM",
+    redis.exceptions.MasterDownError: "MASTERDOWN",
+    redis.exceptions.ClusterDownError: "CLUSTERDOWN",
+    redis.exceptions.TryAgainError: "TRYAGAIN",
+}
+_HELLO: Final[Commands] = [*commands.clock(), ("CLIENT", "ID")]
 
 
 class LinkLost(Exception):
@@ -54,13 +65,19 @@ class LinkRefused(Exception):
 
 def describe(error: Exception) -> str:
     """An error reply as Redis sent it."""
-    code, text = getattr(error, "status_code", None), str(error)
-    return text if code is None or text.startswith(str(code)) else f"{code} {text}"
+    code, text = getattr(error, "status_code", None) or _CODES.get(type(error)), str(error)
+    return text if code is None or text.startswith(code) else f"{code} {text}"
 
 
 def is_transient(error: Exception) -> bool:
     """Whether an error reply to a push is worth sending it again."""
     return describe(error).partition(" ")[0] in _TRANSIENT
+
+
+def _refusal(error: BaseException) -> Exception | None:
+    """The error reply behind an exception (a Sentinel's connection hides READONLY); None: the connection is lost."""
+    cause = error.__context__ if isinstance(error.__context__, redis.ReadOnlyError) else error
+    return cause if isinstance(cause, REFUSALS) else None
 
 
 class Clock:
@@ -129,52 +146,80 @@ def _prepare(pool: Any, retry: Any) -> Any:
     return pool.connection_class(**kwargs)
 
 
-class Link:
-    """A blocking connection."""
+class _Hello:
+    """What both kinds of link send first, and what they learn of it."""
 
     def __init__(self, connect: Callable[[], Any], clock: Clock) -> None:
         self.connect = connect
         self._clock = clock
         self._connection: Any = None
+        self._opened = False
         self.id: int | None = None
         """CLIENT ID of the connection, or of the one before; None where Redis does not tell."""
-        self.used = 0.0
-        """When the last answer came (monotonic, s)."""
 
     @property
     def is_open(self) -> bool:
         """Whether there is a connection, as far as is known."""
         return self._connection is not None
 
-    def open(self, timeout: float) -> None:
-        """Connect, end the connection before this one (SABIR-LOST-3), ask for TIME and CLIENT ID.
+    def _greeted(self, answers: list[Any], sent: float) -> int | None:
+        """Take the answers to _HELLO. Returns the new connection's id. Raises LinkRefused."""
+        time_answer, id = answers
+        if isinstance(time_answer, Exception):
+            raise LinkRefused(time_answer)
+        self._clock.update(time_answer, sent)
+        return id if isinstance(id, int) else None
 
-        ``timeout``: seconds. Raises LinkLost or LinkRefused.
+    def _kill(self, new: int | None) -> Commands:
+        """What ends the connection before this one; nothing, if there is none or its id is not known.
+
+        Ids only grow: after a smaller one the server is another, and the old id may be somebody else's there.
         """
+        return [("CLIENT", "KILL", "ID", str(self.id))] if self.id is not None and new is not None and new > self.id else []
+
+    def _settled(self, new: int | None, kill: Commands, answers: list[Any]) -> bool:
+        """Take the answer to the kill. Returns whether the connection before this one has ended for sure."""
+        ended = isinstance(answers[0], int) if kill else not self._opened or None not in (self.id, new)
+        self._opened, self.id = True, new
+        return ended
+
+
+class Link(_Hello):
+    """A blocking connection."""
+
+    unread = 0
+    """Answers that were asked for and not read yet."""
+    used = 0.0
+    """When the last answer came (monotonic, s)."""
+
+    def open(self, timeout: float, *, patient: bool = False) -> None:
+        """Connect, end the connection before this one, ask for TIME (SABIR-TIME-2).
+
+        ``timeout``: seconds. ``patient``: where the old connection could not be ended, wait for one block time
+        (SABIR-LOST-3). Raises LinkLost or LinkRefused.
+        """
+        ends = time.monotonic() + timeout
         connection = self.connect()
-        old = self.id
+        connection.socket_connect_timeout = connection.socket_timeout = max(timeout, 0.001)
         try:
-            connection.socket_connect_timeout = timeout
             connection.connect()
-        except REFUSALS as error:
-            raise LinkRefused(error) from error
-        except _LOST as error:
-            raise LinkLost(error, sent=False) from error
-        self._connection = connection
-        hello: Commands = [*commands.clock(), ("CLIENT", "ID")]
-        if old is not None:
-            hello.insert(0, ("CLIENT", "KILL", "ID", str(old)))
+        except (*REFUSALS, *_LOST) as error:
+            refused = _refusal(error)
+            raise LinkRefused(refused) if refused else LinkLost(error, sent=False) from error
+        self._connection, self.unread = connection, 0
         sent = time.monotonic()
         try:
-            answers = self.run(hello, timeout)
+            id = self._greeted(self.run(_HELLO, ends - sent), sent)
+            kill = self._kill(id)
+            ended = self._settled(id, kill, self.run(kill, ends - time.monotonic()) if kill else [])
         except LinkLost as lost:
             lost.sent = False  # nothing of the caller's
             raise
-        if isinstance(answers[-2], Exception):
+        except LinkRefused:
             self.close()
-            raise LinkRefused(answers[-2])
-        self._clock.update(answers[-2], sent)
-        self.id = answers[-1] if isinstance(answers[-1], int) else None
+            raise
+        if patient and not ended:
+            time.sleep(commands.TAKE_BLOCK_MS / 1000)
 
     def is_stale(self) -> bool:
         """Whether an idle connection was closed by the other side, or holds what nobody asked for."""
@@ -183,102 +228,103 @@ class Link:
         except _LOST:
             return True
 
-    def send(self, cmds: Commands) -> None:
-        """Send commands in one write. Raises LinkLost."""
+    def send(self, cmds: Commands, timeout: float) -> None:
+        """Send commands in one write. ``timeout``: seconds. Raises LinkLost."""
         try:
+            self.unread += len(cmds)
+            self._patience(timeout)
             packed = self._connection.pack_commands(cmds)
-            self._connection.send_packed_command(packed if len(packed) == 1 else b"".join(packed), check_health=False)
+            self._connection.send_packed_command(packed if len(packed) == 1 else [b"".join(packed)], check_health=False)
         except _LOST as error:
             self.close()
             raise LinkLost(error, sent=True) from error
-        except BaseException:
-            self.close()
-            raise
 
     def read(self, timeout: float) -> Any:
         """The next answer; an error reply is returned as an exception. ``timeout``: seconds. Raises LinkLost."""
         try:
-            answer = self._connection.read_response(disable_decoding=True, timeout=timeout, disconnect_on_error=False)
-        except REFUSALS as error:
-            answer = error
-        except _LOST as error:
-            self.close()
-            raise LinkLost(error, sent=True) from error
-        except BaseException:
-            self.close()  # an answer that nobody has read would be taken for the next one's
-            raise
+            self._patience(timeout)
+            answer = self._connection.read_response(disable_decoding=True, disconnect_on_error=False)
+        except (*REFUSALS, *_LOST) as error:
+            answer = _refusal(error)
+            if answer is None:
+                self.close()
+                raise LinkLost(error, sent=True) from error
+        self.unread -= 1
         self.used = time.monotonic()
         return answer
 
+    def _patience(self, timeout: float) -> None:
+        # By hand: read_response() takes a time-out since redis-py 8.0 only, and the writing never does.
+        sock = self._connection._sock if self._connection is not None else None
+        if sock is None:  # redis-py would connect by itself
+            raise redis.ConnectionError("not connected")
+        sock.settimeout(max(timeout, 0.001))
+
     def run(self, cmds: Commands, timeout: float) -> list[Any]:
-        """send(), then read() an answer to each. ``timeout``: seconds, for each answer."""
-        self.send(cmds)
-        return [self.read(timeout) for _ in cmds]
+        """send(), then read() an answer to each. ``timeout``: seconds for all. Raises LinkLost."""
+        ends = time.monotonic() + timeout
+        self.send(cmds, timeout)
+        return [self.read(ends - time.monotonic()) for _ in cmds]
+
+    def drop(self, error: Exception) -> None:
+        """Close a connection on which answers are owed, or whose server only another connection can replace (READONLY)."""
+        if self.unread or (isinstance(error, LinkRefused) and is_transient(error.error)):
+            self.close()
 
     def close(self) -> None:
-        """Close the connection; ``id`` stays known."""
+        """Close the connection; who it was stays known."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()
 
 
-class AsyncLink:
+class AsyncLink(_Hello):
     """As Link, for asyncio. Only one task at a time may use it."""
 
-    def __init__(self, connect: Callable[[], Any], clock: Clock) -> None:
-        self.connect = connect
-        self._clock = clock
-        self._connection: Any = None
-        self.id: int | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a connection, as far as is known."""
-        return self._connection is not None
-
-    async def open(self, timeout: float) -> None:
-        """Connect, end the connection before this one (SABIR-LOST-3), ask for TIME and CLIENT ID.
-
-        ``timeout``: seconds. Raises LinkLost or LinkRefused.
-        """
+    async def open(self, timeout: float, *, patient: bool = False) -> bool:
+        """As Link.open(). Returns whether the connection before this one has ended for sure."""
         connection = self.connect()
-        old = self.id
+        connection.socket_connect_timeout = timeout
+        connection.socket_timeout = None  # the time-outs are run()'s
         try:
-            connection.socket_connect_timeout = timeout
-            connection.socket_timeout = None  # the time-outs are run()'s
             async with asyncio.timeout(timeout):
                 await connection.connect()
-        except REFUSALS as error:
-            raise LinkRefused(error) from error
-        except (*_LOST, TimeoutError) as error:
-            raise LinkLost(error, sent=False) from error
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            refused = _refusal(error)
+            if refused is not None:
+                raise LinkRefused(refused) from error
+            if isinstance(error, (*_LOST, TimeoutError)):
+                raise LinkLost(str(error) or "no answer", sent=False) from error
+            raise
         self._connection = connection
-        hello: Commands = [*commands.clock(), ("CLIENT", "ID")]
-        if old is not None:
-            hello.insert(0, ("CLIENT", "KILL", "ID", str(old)))
         sent = time.monotonic()
         try:
-            answers = await self.run(hello, timeout)
+            id = self._greeted(await self.run(_HELLO, timeout), sent)
+            kill = self._kill(id)
+            ended = self._settled(id, kill, await self.run(kill, timeout) if kill else [])
         except LinkLost as lost:
             lost.sent = False
             raise
-        if isinstance(answers[-2], Exception):
+        except LinkRefused:
             await self.close()
-            raise LinkRefused(answers[-2])
-        self._clock.update(answers[-2], sent)
-        self.id = answers[-1] if isinstance(answers[-1], int) else None
+            raise
+        if patient and not ended:
+            await asyncio.sleep(commands.TAKE_BLOCK_MS / 1000)
+        return ended
 
     async def is_stale(self) -> bool:
         """Whether a connection on which no answer is awaited was closed, or holds what nobody asked for."""
-        try:
-            return bool(await self._connection.can_read())
+        connection = self._connection
+        try:  # the name before redis-py 8.0 has the longer one
+            return bool(await getattr(connection, "can_read", connection.can_read_destructive)())
         except _LOST:
             return True
 
     async def ask_clock(self) -> None:
         """Ask TIME (SABIR-TIME-2). Raises LinkLost or LinkRefused."""
         sent = time.monotonic()
-        answer = (await self.run(commands.clock(), CLOCK_ANSWER))[0]
+        answer = (await self.run(commands.clock(), ANSWER))[0]
         if isinstance(answer, Exception):
             raise LinkRefused(answer)
         self._clock.update(answer, sent)
@@ -295,24 +341,29 @@ class AsyncLink:
         try:
             async with asyncio.timeout(timeout):
                 await connection.send_packed_command(connection.pack_commands(cmds), check_health=False)
-                for _ in cmds:
+                while len(answers) < len(cmds):
                     try:
-                        answer = await connection.read_response(
-                            disable_decoding=True, timeout=math.inf, disconnect_on_error=False
-                        )
-                    except REFUSALS as error:
-                        answer = error
+                        answer = await connection.read_response(disable_decoding=True, disconnect_on_error=False)
+                    except (*REFUSALS, redis.ConnectionError) as error:
+                        answer = _refusal(error)
+                        if answer is None:
+                            raise
                     answers.append(answer)
         except (*_LOST, TimeoutError) as error:
             await self.close()
-            raise LinkLost(error, sent=True) from error
+            raise LinkLost(str(error) or "no answer", sent=True) from error
         except BaseException:
-            await self.close()
+            await self.close()  # an answer that nobody has read would be taken for the next one's
             raise
         return answers
 
+    async def drop(self, error: Exception) -> None:
+        """Close a connection whose server only another connection can replace (READONLY)."""
+        if isinstance(error, LinkRefused) and is_transient(error.error):
+            await self.close()
+
     async def close(self) -> None:
-        """Close the connection; ``id`` stays known."""
+        """Close the connection; who it was stays known."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)

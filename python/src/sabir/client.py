@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from . import commands, dispatch, errors, messages
-from ._link import MARGIN, Backoff, Clock, Link, LinkLost, LinkRefused, describe, factory, is_transient
+from ._link import ANSWER, MARGIN, Backoff, Clock, Link, LinkLost, LinkRefused, describe, factory, is_transient
 from .errors import ApplicationError, SabirError, application_classes
 from .keys import NAMESPACE, Keys, check
-from .messages import MAX_BYTES, MAX_DEPTH, Limits, Params
+from .messages import MAX_BYTES, MAX_DEPTH, MAX_INTEGER, Limits, Params
 
 if TYPE_CHECKING:
     import redis as redis_py
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 TIMEOUT: Final = 30.0
 """The default time-out of a call, in seconds (SABIR-CALL-3)."""
 
+_LONGEST: Final = 1e9  # seconds (SABIR-CALL-4)
 _BLOCK: Final = 5.0
 _SILENCE: Final = 0.5  # seconds after its time-out at which a call on a silent connection has to end (SABIR-CALL-2)
 _IDLE: Final = 0.01  # seconds after which a connection is looked at before it is used again
@@ -58,13 +59,13 @@ def parameters(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pa
 
 
 def seconds(timeout: float | None, default: float) -> float:
-    """The time-out of a call. Raises ValueError or TypeError for what is no positive finite number (SABIR-CALL-4)."""
+    """The time-out of a call. Raises ValueError or TypeError for what is no number of seconds up to 10^9 (SABIR-CALL-4)."""
     if timeout is None:
         return default
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(f"timeout: expected seconds, got {timeout!r:.100}")
-    if not 0 < timeout < math.inf:
-        raise ValueError(f"timeout: expected a finite number of seconds > 0, got {timeout!r}")
+    if not 0 < timeout <= _LONGEST:
+        raise ValueError(f"timeout: expected a number of seconds > 0 and at most 10^9, got {timeout!r:.100}")
     return float(timeout)
 
 
@@ -102,7 +103,7 @@ class Plan:
         handled = dispatch.current()
         self._latest: int | None = None
         if handled is not None:
-            traceparent = traceparent or handled.traceparent
+            traceparent = handled.traceparent if traceparent is None else traceparent
             left = handled.time_left()
             if left is not None:
                 if left <= 0:
@@ -124,7 +125,7 @@ class Plan:
 
     def elements(self, token: str, clock: HasClock) -> list[bytes]:
         """The requests as elements, with their deadline (SABIR-CALL-5). Raises what encode_request() raises."""
-        deadline = math.ceil(clock.now_ms() + max(self.left(), 0) * 1000)
+        deadline = _deadline(clock, max(self.left(), 0))
         if self._latest is not None:
             deadline = min(deadline, self._latest)
         return [
@@ -141,6 +142,36 @@ class Plan:
         ]
 
 
+def _deadline(clock: HasClock, seconds: float) -> int:
+    return math.ceil(min(clock.now_ms() + seconds * 1000, MAX_INTEGER))
+
+
+def notification(
+    method: str, params: Params, expires: float | None, idempotent: bool, traceparent: str | None, limits: Limits
+) -> tuple[str, Callable[[HasClock], bytes]]:
+    """The id of a notification, and what makes its element at the moment of sending. ``expires``: seconds, None: never."""
+    handled = dispatch.current()
+    if handled is not None and traceparent is None:
+        traceparent = handled.traceparent
+    lasts = None if expires is None else seconds(expires, TIMEOUT)
+    id = new_id()
+
+    def element(clock: HasClock) -> bytes:
+        deadline = None if lasts is None else _deadline(clock, lasts)
+        return messages.encode_request(
+            id,
+            None,
+            method,
+            params,
+            deadline=deadline,
+            idempotent=idempotent,
+            traceparent=traceparent,
+            limits=limits,
+        )
+
+    return id, element
+
+
 class _Line:
     """A connection on which one call at a time waits, and its token (SABIR-TOKEN-1)."""
 
@@ -151,14 +182,19 @@ class _Line:
         self.link = Link(connect, self.clock)
         self.token = new_token(name)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request may be sent at once: connected, and the clock fresh."""
+        return self.link.is_open and not self.clock.is_old()
+
 
 class Client:
     """Calls methods of services.
 
-    ``url``: of the Redis; ``redis``: a ``redis.Redis`` whose settings are used instead. ``namespace``: first part of all keys.
-    ``name``: of this client, for ACLs and for handlers that ask who calls. ``timeout``: seconds for each call unless it
-    says otherwise. ``errors``: subclasses of ApplicationError, raised for their codes. ``max_bytes``, ``max_depth``: limits
-    of what is sent (SABIR-LIMIT-1).
+    ``url``: of the Redis; ``redis``: a ``redis.Redis`` whose settings are used instead. ``namespace``: first part of all
+    keys. ``name``: of this client, for ACLs and for handlers that ask who calls. ``timeout``: seconds for each call unless
+    it says otherwise. ``errors``: subclasses of ApplicationError, raised for their codes. ``max_bytes``, ``max_depth``:
+    limits of what is sent (SABIR-LIMIT-1).
 
     Raises ValueError or TypeError for an argument outside its grammar. Nothing is sent before the first call.
     """
@@ -253,32 +289,14 @@ class Client:
         Raises NotQueued, or ConnectionLost when it may be queued (SABIR-LOST-1); ValueError or TypeError as call().
         """
         keys = self._keys_of(service)
-        handled = dispatch.current()
-        if handled is not None and traceparent is None:
-            traceparent = handled.traceparent
         ends = time.monotonic() + seconds(timeout, self._timeout)
-        lasts = None if expires is None else seconds(expires, TIMEOUT)
-        id = new_id()
-
-        def element() -> bytes:
-            deadline = None if lasts is None else line.clock.now_ms() + math.ceil(lasts * 1000)
-            return messages.encode_request(
-                id,
-                None,
-                method,
-                params,
-                deadline=deadline,
-                idempotent=idempotent,
-                traceparent=traceparent,
-                limits=self._limits,
-            )
-
+        id, element = notification(method, params, expires, idempotent, traceparent, self._limits)
         line = self._checkout()
         try:
-            if not line.link.is_open:
-                element()
+            if not line.is_ready:
+                element(line.clock)
             self._connected(line, ends)
-            self._push(line, commands.push(keys, [element()]), ends)
+            self._push(line, keys, [element(line.clock)], ends, waits=False)
         finally:
             self._checkin(line)
         return id
@@ -304,8 +322,8 @@ class Client:
 
     def _forget_lines(self) -> None:
         """Begin anew, also in a child process: connections and tokens are never shared between processes."""
-        self._pid = os.getpid()
         self._idle: list[_Line] = []  # append() and pop() are atomic
+        self._pid = os.getpid()  # last: a thread that sees it uses the new list
 
     def _checkout(self) -> _Line:
         if self._pid != os.getpid():
@@ -319,24 +337,26 @@ class Client:
         return line
 
     def _checkin(self, line: _Line) -> None:
-        if line.link.is_open:
+        if line.link.is_open and not line.link.unread:
             self._idle.append(line)
+        else:  # lost, or left by an exception from outside (KeyboardInterrupt) with an answer to come
+            line.link.close()
 
     def _connected(self, line: _Line, ends: float) -> None:
         """See to it that the line is connected and its clock fresh. Raises NotQueued when the time-out passes."""
         backoff = Backoff()
         while True:
-            left = ends - time.monotonic()
+            left = min(max(ends - time.monotonic(), 0.001), ANSWER)
             try:
-                if line.link.is_open and line.clock.is_old():
+                if not line.link.is_open:
+                    line.link.open(left)
+                elif line.clock.is_old():
                     sent = time.monotonic()
                     answer = line.link.run(commands.clock(), left)[0]
                     if isinstance(answer, Exception):
                         line.link.close()
                         raise LinkRefused(answer)
                     line.clock.update(answer, sent)
-                if not line.link.is_open:
-                    line.link.open(left)
             except LinkRefused as refused:
                 if not is_transient(refused.error):
                     raise errors.NotQueued(f"Redis refused the connection: {refused}") from refused
@@ -350,21 +370,24 @@ class Client:
                 raise errors.NotQueued(f"no connection to Redis: {reason}") from reason
             time.sleep(pause)
 
-    def _push(self, line: _Line, push: commands.Commands, ends: float, wait: commands.Commands | None = None) -> None:
-        """RPUSH, and the first wait behind it in the same write; returns when Redis has answered the RPUSH.
+    def _push(self, line: _Line, keys: Keys, elements: list[bytes], ends: float, *, waits: bool) -> float:
+        """RPUSH, and the first wait behind it in the same write; returns that wait's block, when the RPUSH is answered.
 
         Raises NotQueued for an error reply (SABIR-LOST-5), ConnectionLost when nobody knows (SABIR-LOST-1).
         """
-        backoff = Backoff()
+        link, backoff = line.link, Backoff()
         while True:
+            left = max(ends - time.monotonic(), 0)
+            block = self._block(left)
+            wait = commands.wait(keys, line.token, block * 1000) if waits else []
             try:
-                line.link.send(push + wait if wait else push)
-                answer = line.link.read(max(ends - time.monotonic(), 0) + _SILENCE)
+                link.send(commands.push(keys, elements) + wait, left + _SILENCE)
+                answer = link.read(min(ANSWER, max(ends - time.monotonic(), 0) + _SILENCE))
             except LinkLost as lost:
                 raise errors.ConnectionLost(f"connection to Redis lost while the request was sent: {lost}") from lost
             if not isinstance(answer, Exception):
-                return
-            line.link.close()  # the wait behind the push is blocked
+                return block
+            link.close()  # the wait behind the push is blocked
             pause = backoff.pause()
             if not is_transient(answer) or ends - time.monotonic() <= pause:
                 raise errors.NotQueued(f"Redis refused the request: {describe(answer)}") from answer
@@ -375,35 +398,35 @@ class Client:
         """Push the plan's requests and wait for a reply to each."""
         line = self._checkout()
         try:
-            if not line.link.is_open:
+            if not line.is_ready:
                 plan.elements(line.token, line.clock)  # what the encoder refuses is refused before anything is sent
             self._connected(line, plan.ends)
             elements = plan.elements(line.token, line.clock)
-            block = self._block(plan)
+            block, trouble = None, None
             try:
-                self._push(line, commands.push(keys, elements), plan.ends, commands.wait(keys, line.token, block * 1000))
-            except errors.ConnectionLost:
-                waiting = False
-            else:
-                waiting = True
-            return self._collect(line, keys, plan, block if waiting else None)
+                block = self._push(line, keys, elements, plan.ends, waits=True)
+            except errors.ConnectionLost as lost:
+                trouble = lost
+            return self._collect(line, keys, plan, block, trouble)
         except errors.NotQueued as error:
             return [messages.Response(id, error=error) for id in plan.ids]
         finally:
             self._checkin(line)
 
     @staticmethod
-    def _block(plan: Plan) -> float:
-        return max(min(_BLOCK, plan.left()), 0.001)
+    def _block(left: float) -> float:
+        return max(min(_BLOCK, left), 0.001)
 
-    def _collect(self, line: _Line, keys: Keys, plan: Plan, block: float | None) -> list[messages.Response]:
-        """Read replies until all are there or the time-out passes. ``block``: of the wait under way; None: none is."""
-        link = line.link
+    def _collect(
+        self, line: _Line, keys: Keys, plan: Plan, block: float | None, trouble: Exception | None
+    ) -> list[messages.Response]:
+        """Read replies until all are there or the time-out passes.
+
+        ``block``: of the wait under way, None: none is. ``trouble``: why the connection was lost, if it was.
+        """
+        link, backoff, reopened = line.link, Backoff(), False
         replies: dict[str, messages.Response] = {}
         missing = set(plan.ids)
-        backoff = Backoff()
-        lost: Exception | None = None
-        reopened = False
         while missing:
             left = plan.left()
             try:
@@ -412,17 +435,18 @@ class Client:
                         break
                     if not link.is_open:
                         reopened = True
-                        link.open(left)  # and go on waiting on the same token (SABIR-LOST-2)
-                    block = self._block(plan)
-                    link.send(commands.wait(keys, line.token, block * 1000))
-                answer = link.read(block + min(MARGIN, max(left - block, 0) + _SILENCE))
+                        link.open(min(left, ANSWER))  # and go on waiting on the same token (SABIR-LOST-2)
+                    block = self._block(left)
+                    link.send(commands.wait(keys, line.token, block * 1000), ANSWER)
+                answer = link.read(min(block + MARGIN, max(left, 0) + _SILENCE))
                 if isinstance(answer, Exception):
                     raise LinkRefused(answer)
             except (LinkLost, LinkRefused) as error:
-                block, lost = None, error
+                block, trouble = None, error
+                link.drop(error)
                 time.sleep(max(min(backoff.pause(), plan.left()), 0))
                 continue
-            block, lost = None, None
+            block, trouble = None, None
             backoff.reset()
             if answer is None:
                 continue
@@ -433,11 +457,13 @@ class Client:
         if missing or reopened:
             line.token = new_token(self._name)  # what comes late, or to an old connection, stays away from the next call
         for id in missing:
-            replies[id] = messages.Response(id, error=self._no_reply(plan, lost))
+            replies[id] = messages.Response(id, error=no_reply(plan, trouble))
         return [replies[id] for id in plan.ids]
 
-    @staticmethod
-    def _no_reply(plan: Plan, lost: Exception | None) -> SabirError:
-        if lost is not None:
-            return errors.ConnectionLost(f"connection to Redis lost, and not back within the time-out: {lost}")
-        return errors.CallTimeout(f"no reply within {plan.seconds:.3f} s")
+
+def no_reply(plan: Plan, trouble: Exception | None) -> SabirError:
+    """The error of a call whose time-out has passed. ``trouble``: what Redis does at the moment; None: it works."""
+    if trouble is None or isinstance(trouble, LinkRefused):
+        why = f": Redis refuses to wait: {trouble}" if trouble else ""
+        return errors.CallTimeout(f"no reply within {plan.seconds:.3f} s{why}")  # SABIR-CALL-6
+    return errors.ConnectionLost(f"connection to Redis lost, and not back within the time-out: {trouble}")  # SABIR-LOST-2

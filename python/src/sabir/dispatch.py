@@ -6,6 +6,7 @@ The shells (blocking, asyncio, in-process) do the waiting and call receive(), th
 from __future__ import annotations
 
 import contextvars
+import copy
 import inspect
 import logging
 import traceback
@@ -71,7 +72,6 @@ class Signature:
         positional, named, required = [], [], []
         self._maximum: float = 0
         self._any_name = False
-        self._positional_only = False
         for p in inspect.signature(handler).parameters.values():
             if p.kind is p.VAR_POSITIONAL:
                 self._maximum = float("inf")
@@ -80,9 +80,7 @@ class Signature:
             else:
                 if p.kind is not p.KEYWORD_ONLY:
                     positional.append(p)
-                if p.kind is p.POSITIONAL_ONLY:
-                    self._positional_only = True
-                else:
+                if p.kind is not p.POSITIONAL_ONLY:
                     named.append(p.name)
                 if p.default is p.empty:
                     required.append(p)
@@ -92,6 +90,7 @@ class Signature:
         # A required keyword-only parameter can't be given by position at all.
         keyword_only = any(p.kind is p.KEYWORD_ONLY for p in required)
         self._required: float = float("inf") if keyword_only else len(required)
+        self._positional_only = any(p.kind is p.POSITIONAL_ONLY for p in required)
 
     def fault(self, params: messages.Params) -> str | None:
         """What does not fit, or None."""
@@ -193,13 +192,18 @@ class Job:
             _current.reset(token)
 
 
+def _text(text: str) -> str:
+    """Text that can be sent: no lone surrogates, not too long."""
+    return text[:_MESSAGE_CHARS].encode("utf-8", "replace").decode()
+
+
 def _describe(error: BaseException) -> str:
     """Class and text of what a handler raised, for the wire."""
     try:
         text = str(error.message if isinstance(error, errors.SabirError) else error)
-    except Exception:  # noqa: BLE001 - its __str__ is the application's
+    except BaseException:  # noqa: BLE001 - its __str__ is the application's
         text = "(no text)"
-    return f"{type(error).__name__}: {text}"[:_MESSAGE_CHARS]
+    return _text(f"{type(error).__name__}: {text}")
 
 
 class Dispatcher:
@@ -214,6 +218,12 @@ class Dispatcher:
         self._limits = limits
         self._traces = traces
         self._clock = clock
+
+    def with_clock(self, clock: Callable[[], int]) -> Dispatcher:
+        """The same, with another clock."""
+        other = copy.copy(self)
+        other._clock = clock
+        return other
 
     def receive(self, element: bytes) -> Job | Settled:
         """What to do with an element that was taken (section 12 has the order of errors)."""
@@ -252,7 +262,7 @@ class Dispatcher:
             return Settled(job.element)
         try:
             reply = messages.encode_result(request.id, self.worker, result, self._limits)
-        except (TypeError, ValueError, errors.LimitExceeded) as error:  # SABIR-LIMIT-4
+        except Exception as error:  # noqa: BLE001 - SABIR-LIMIT-4; it may even change while it is written
             message = error.message if isinstance(error, errors.SabirError) else str(error)
             return self._refuse(job.element, request, errors.InvalidResult.code, message)
         return Settled(job.element, request.reply_to, reply)
@@ -261,15 +271,18 @@ class Dispatcher:
         """What to write when the handler has raised (SABIR-ERROR-1, -2, -3)."""
         request = job.request
         if isinstance(error, errors.ApplicationError) and errors.is_application_code(error.code):
-            wire = messages.error_object(error.code, str(error.message), error.data if error.has_data else errors.MISSING)
             try:
-                messages.to_json(wire, "error data", self._limits)
-            except (TypeError, ValueError, errors.LimitExceeded) as unsendable:
-                log.warning("%s: %s %s: %s", self.service, request.method, request.id, unsendable)
-            else:
-                return self._settle_error(job.element, request.id, request.reply_to, wire)
+                data = error.data if error.has_data else errors.MISSING
+                wire = messages.error_object(error.code, str(error.message), data)
+                return self._settle_error(job.element, request.id, request.reply_to, wire, self._limits)
+            except Exception as unsendable:  # noqa: BLE001 - message and data are the application's
+                log.warning("%s: %s %s: %s", self.service, request.method, request.id, type(unsendable).__name__)
         log.error("%s: %s %s raised %s", self.service, request.method, request.id, type(error).__name__)
-        data: Any = {"trace": traceback.format_exception(error)[-_TRACE_LINES:]} if self._traces else errors.MISSING
+        log.debug("%s: %s", self.service, request.id, exc_info=error)
+        data = errors.MISSING
+        if self._traces:
+            lines = traceback.format_exception(error)[-_TRACE_LINES:]
+            data = {"trace": [_text(line) for line in lines]}
         wire = messages.error_object(errors.InternalError.code, _describe(error), data)
         return self._settle_error(job.element, request.id, request.reply_to, wire)
 
@@ -277,7 +290,14 @@ class Dispatcher:
         log.warning("%s: %s %s: %s", self.service, request.method, request.id, message)
         return self._settle_error(element, request.id, request.reply_to, messages.error_object(code, message))
 
-    def _settle_error(self, element: bytes, id: str | None, reply_to: str | None, error: dict[str, Any]) -> Settled:
+    def _settle_error(
+        self,
+        element: bytes,
+        id: str | None,
+        reply_to: str | None,
+        error: dict[str, Any],
+        limits: Limits = messages.UNLIMITED,  # our own errors are short, and have to be sent whatever the limit
+    ) -> Settled:
         if id is None or reply_to is None:
             return Settled(element, letter=messages.encode_dead_letter(self._clock(), self.worker, error, element))
-        return Settled(element, reply_to, messages.encode_error(id, self.worker, error, self._limits))
+        return Settled(element, reply_to, messages.encode_error(id, self.worker, error, limits))

@@ -49,9 +49,6 @@ class SabirError(Exception):
         if data is not MISSING:
             self.data, self.has_data = data, True
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.message, self.code, self.data if self.has_data else MISSING)
-
     def __str__(self) -> str:
         return f"{self.message} ({self.code}, {self.outcome})"
 

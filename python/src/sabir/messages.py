@@ -6,8 +6,10 @@ What a worker reads is a Request or a Rejection; what a client reads is a Respon
 from __future__ import annotations
 
 import base64
+import enum
 import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,7 +32,8 @@ _OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATAC
 _HEAD: Final = re.compile(
     rb'[ \t\r\n]*\{([ \t\r\n]*"(v|id|reply_to)"[ \t\r\n]*:[ \t\r\n]*("[A-Za-z0-9_.-]{0,128}"|[0-9]{1,15})[ \t\r\n]*,){2,3}'
 )
-_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# A string, or what is left of one that never ends. It gives nothing back, so that no text takes more than linear time.
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
 _TRACEPARENT: Final = re.compile(r"[ -~]{1,512}", re.ASCII)
 
@@ -41,6 +44,9 @@ class Limits:
 
     max_bytes: int = MAX_BYTES
     max_depth: int = MAX_DEPTH
+
+
+UNLIMITED: Final = Limits(sys.maxsize, sys.maxsize)
 
 
 @dataclass(slots=True)
@@ -89,6 +95,8 @@ def to_json(value: Any, what: str, limits: Limits) -> bytes:
     except TypeError as error:
         if "surrogates" in str(error):
             raise ValueError(f"{what}: expected text that can be written as UTF-8, got a lone surrogate") from None
+        if "Recursion" in str(error):
+            raise errors.LimitExceeded(f"{what}: expected at most {limits.max_depth} levels of nesting, got more") from None
         raise TypeError(f"{what}: expected JSON values, got: {error}") from None
     if b"null" in data and not _finite(value):  # orjson writes NaN as null
         raise ValueError(f"{what}: expected finite numbers, got NaN or an infinity")
@@ -99,6 +107,8 @@ def to_json(value: Any, what: str, limits: Limits) -> bytes:
 
 
 def _finite(value: Any) -> bool:
+    if isinstance(value, enum.Enum):
+        value = value.value
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, dict):
@@ -172,13 +182,16 @@ def encode_error(id: str, worker: str, error: dict[str, Any], limits: Limits = L
 
 
 def encode_dead_letter(at: int, worker: str, error: dict[str, Any], element: bytes) -> bytes:
-    """A dead letter (SABIR-DEAD-1, -2). ``at``: ms of Redis's clock."""
+    """A dead letter (SABIR-DEAD-1, -2). ``at``: ms of Redis's clock.
+
+    Raises TypeError or ValueError where the error's data cannot be written.
+    """
     letter: dict[str, Any] = {"v": 1, "at": at, "worker": worker, "error": error}
     try:
         letter["element"] = element.decode("utf-8")
     except UnicodeDecodeError:
         letter["element_base64"] = base64.b64encode(element).decode()
-    return orjson.dumps(letter)
+    return to_json(letter, "error data", UNLIMITED)
 
 
 # ---------------------------------------------------------------------------------------------------- decode
@@ -192,7 +205,7 @@ def over_limit(data: bytes, limits: Limits) -> str | None:
     if data.count(b"[") + data.count(b"{") > limits.max_depth:
         depth = 0
         for bracket in _BRACKET.finditer(_STRING.sub(b"", data)):
-            depth += 1 if bracket[0] in b"[{" else -1
+            depth = depth + 1 if bracket[0] in b"[{" else max(depth - 1, 0)
             if depth > limits.max_depth:
                 return f"expected at most {limits.max_depth} levels of nesting, got more"
     return None
@@ -211,7 +224,10 @@ def decode_request(data: bytes, limits: Limits = Limits()) -> Request | Rejectio
     over = over_limit(data, limits)
     if over:
         head = _HEAD.match(data)
-        members = orjson.loads(head[0][:-1] + b"}") if head else {}
+        try:
+            members = orjson.loads(head[0][:-1] + b"}") if head else {}
+        except orjson.JSONDecodeError:  # "v":01
+            members = {}
         return _reject(errors.LimitExceeded.code, over, *_address(members))
     try:
         envelope = orjson.loads(data)
@@ -223,7 +239,7 @@ def decode_request(data: bytes, limits: Limits = Limits()) -> Request | Rejectio
     if id is None:
         return _reject(errors.InvalidRequest.code, "id: expected 32 lower-case hexadecimal digits")
     if reply_to is None and "reply_to" in envelope:
-        return _reject(errors.InvalidRequest.code, "reply_to: expected a token")
+        return _reject(errors.InvalidRequest.code, "reply_to: expected a token", id)
     v = _integer(envelope.get("v"))
     if v is not None and v > 1:
         return _reject(errors.UnsupportedVersion.code, f"v: expected 1, got {v}", id, reply_to)
@@ -253,7 +269,7 @@ def _address(members: dict[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _reject(code: int, message: str, id: str | None = None, reply_to: str | None = None) -> Rejection:
-    return Rejection(code, message, id, reply_to) if id and reply_to else Rejection(code, message)
+    return Rejection(code, message, id, reply_to if id else None)
 
 
 def _kind(value: Any) -> str:

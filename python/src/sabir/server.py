@@ -5,16 +5,18 @@ from __future__ import annotations
 import collections
 import logging
 import os
+import queue
 import secrets
 import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from . import commands
-from ._link import MARGIN, REFUSALS, Backoff, Clock, Link, LinkLost, LinkRefused, describe, factory
+from ._link import ANSWER, MARGIN, REFUSALS, Backoff, Clock, Link, LinkLost, LinkRefused, describe, factory
 from .commands import Commands
 from .dispatch import Dispatcher, Job, Methods, Settled
 from .keys import NAMESPACE, Keys, check
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
     import redis as redis_py
 
 log: Final = logging.getLogger("sabir")
-
-ANSWER: Final = 5.0
-"""Seconds that Redis may take for an answer that does not block."""
 
 
 def new_worker(name: str) -> str:
@@ -83,6 +82,10 @@ class Held:
             self._count[element] -= 1
             if self._count[element] <= 0:
                 del self._count[element]
+
+    def __len__(self) -> int:
+        with self._lock:
+            return self._count.total()
 
     def snapshot(self) -> collections.Counter[bytes]:
         """A copy, to compare a hand with that is read after it."""
@@ -167,8 +170,15 @@ class Server(Methods):
         self._found: collections.deque[bytes] = collections.deque()  # of a hand that was read again: not seen before
         self._running: list[threading.Thread] = []
         self._beat: threading.Thread | None = None
+        self._take_trouble, self._reply_trouble = Trouble(service, "take"), Trouble(service, "reply")
+        self._take_backoff = Backoff()
+        self._stop_lock = threading.Lock()
         self._ready, self._stopping = threading.Event(), threading.Event()
         self._silent, self._given_up = threading.Event(), threading.Event()
+
+    def dispatcher(self, clock: Callable[[], int]) -> Dispatcher:
+        """What decides about elements, by another clock (ms); for ``sabir.testing``."""
+        return self._dispatcher.with_clock(clock)
 
     # ---------------------------------------------------------------------------------------------- start and stop
 
@@ -178,15 +188,22 @@ class Server(Methods):
         Has to be called in the main thread.
         """
 
+        signals: queue.SimpleQueue[int] = queue.SimpleQueue()  # an Event's set() in a signal handler could deadlock
+
         def on_signal(number: int, _: FrameType | None) -> None:
             if self._stopping.is_set():
                 os._exit(128 + number)
-            self._stopping.set()
+            signals.put(number)
 
         before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             self.start()
-            self._stopping.wait()
+            while not self._stopping.is_set():  # another thread may call stop()
+                try:
+                    signals.get(timeout=0.5)
+                except queue.Empty:
+                    continue
+                break
             self.stop(stop_timeout)
         finally:
             for number, handler in before.items():
@@ -215,56 +232,62 @@ class Server(Methods):
         """
         ends = None if timeout is None else time.monotonic() + timeout
         self._stopping.set()
-        while any(thread.is_alive() for thread in self._running):
-            if ends is not None and time.monotonic() > ends:
-                self._given_up.set()
-                break
-            self._wake_taker()
-            for thread in self._running:
-                thread.join(0.05)
-        all_ended = not self._given_up.is_set()
-        self._silent.set()
-        if self._beat is not None:
-            self._beat.join()
-            self._goodbye()
-        for link in (self._take_link, self._reply_link, self._beat_link):
-            link.close()
-        return all_ended
+        with self._stop_lock:
+            waker = Link(self._take_link.connect, self._clock)
+            while running := [thread for thread in self._running if thread.is_alive()]:
+                if ends is not None and time.monotonic() > ends:
+                    self._given_up.set()
+                    break
+                if self._take_lock.locked():
+                    self._wake_taker(waker)
+                running[0].join(0.02)
+            waker.close()
+            if self._beat is not None and not self._silent.is_set():
+                self._silent.set()
+                self._beat.join()
+                self._goodbye()
+                for link in (self._take_link, self._reply_link, self._beat_link):
+                    link.close()
+            return not self._given_up.is_set()
 
     def __enter__(self) -> Server:
         self.start()
+        self.wait_ready()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _wake_taker(self) -> None:
+    def _wake_taker(self, waker: Link) -> None:
         """End a take that Redis still holds blocked. Should it fail, the take ends by itself within its block time."""
-        if self._take_link.id is None or not self._reply_lock.acquire(blocking=False):
+        if self._take_link.id is None:
             return
         try:
-            if self._reply_link.is_open:
-                self._reply_link.run([("CLIENT", "UNBLOCK", str(self._take_link.id))], ANSWER)
-        except LinkLost:
-            pass  # the next reply finds out
-        finally:
-            self._reply_lock.release()
+            if not waker.is_open:
+                waker.open(MARGIN)
+            waker.run([("CLIENT", "UNBLOCK", str(self._take_link.id))], MARGIN)
+        except (LinkLost, LinkRefused):
+            pass
 
     def _goodbye(self) -> None:
-        """Give back what was found and never started, and remove the lease if the hand is empty (SABIR-STOP-3, -4)."""
-        link = self._beat_link
-        try:
-            if not link.is_open:
-                link.open(ANSWER)
-            for _ in range(len(self._found)):
-                link.run(commands.give_back(self._keys, self.worker), ANSWER)
-            hand = link.run(commands.read_hand(self._keys, self.worker), ANSWER)[0]
-            if hand:
-                log.warning("%s: stopped with %d elements in hand", self.service, len(hand))
-            else:
-                link.run(commands.goodbye(self._keys, self.worker), ANSWER)
-        except (LinkLost, LinkRefused) as error:
-            log.warning("%s: no goodbye: %s", self.service, error)
+        """Give back what was taken and never started; remove the lease if the hand is empty (SABIR-STOP-3, -4)."""
+        link = self._take_link
+        with self._take_lock:
+            try:
+                if not link.is_open:
+                    self._open_take_link()
+                else:
+                    self._read_hand()
+                for _ in self._found:  # they are the newest: nothing was taken since
+                    link.run(commands.give_back(self._keys, self.worker), ANSWER)
+                hand = link.run(commands.read_hand(self._keys, self.worker), ANSWER)[0]
+                if hand:
+                    count = describe(hand) if isinstance(hand, Exception) else len(hand)
+                    log.warning("%s: stopped with elements in hand: %s", self.service, count)
+                else:
+                    link.run(commands.goodbye(self._keys, self.worker), ANSWER)
+            except (LinkLost, LinkRefused) as error:
+                log.warning("%s: no goodbye: %s", self.service, error)
 
     # ---------------------------------------------------------------------------------------------- heartbeat
 
@@ -274,16 +297,17 @@ class Server(Methods):
     def _heartbeats(self) -> None:
         link, trouble, backoff = self._beat_link, Trouble(self.service, "heartbeat"), Backoff()
         while not self._silent.is_set():
-            sent = time.monotonic()
             try:
                 if not link.is_open:
                     link.open(ANSWER)
+                sent = time.monotonic()
                 answer = link.run(commands.heartbeat(self._keys, self.worker, self._lease_ends()), ANSWER)[-1]
                 if isinstance(answer, Exception):
                     raise LinkRefused(answer)
                 for fault in faults(answer):
                     trouble.begin(fault)
             except (LinkLost, LinkRefused) as error:
+                link.drop(error)
                 trouble.begin(error)
                 self._silent.wait(min(backoff.pause(), commands.HEARTBEAT_MS / 1000))
                 continue
@@ -301,39 +325,47 @@ class Server(Methods):
         while not self._ready.wait(0.1):
             if self._stopping.is_set():
                 return
-        trouble, backoff = Trouble(self.service, "take"), Backoff()
         while True:
             with self._take_lock:
                 if self._stopping.is_set():
                     return
-                element = self._take(trouble, backoff)
+                element = self._take()
             if element is not None:
-                self._handle(element)
+                try:
+                    self._handle(element)
+                except Exception as fault:  # noqa: BLE001 - a fault of ours: the next element may have more luck
+                    # not its text, which may hold parameters (SABIR-SECURITY-1)
+                    log.error("%s: an element stays in hand: %s", self.service, type(fault).__name__)  # noqa: TRY400
 
-    def _take(self, trouble: Trouble, backoff: Backoff) -> bytes | None:
+    def _take(self) -> bytes | None:
         """The next element; None: none came, or there was trouble."""
-        link, keys, worker = self._take_link, self._keys, self.worker
+        link, keys, worker, trouble = self._take_link, self._keys, self.worker, self._take_trouble
         try:
             if not link.is_open:
                 self._open_take_link()
             if self._found:
-                element = self._found.popleft()
-                self._held.add(element)
-                return element
-            block = commands.TAKE_BLOCK_MS
-            answers = link.run(commands.take(keys, worker, self._lease_ends(), block), block / 1000 + MARGIN)
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise LinkRefused(answer)
-            taken: bytes | None = answers[-1]
-            trouble.end()
-            backoff.reset()
+                taken: bytes | None = self._found.popleft()
+            else:
+                block = commands.TAKE_BLOCK_MS
+                answers = link.run(commands.take(keys, worker, self._lease_ends(), block), block / 1000 + MARGIN)
+                taken = answers[-1] if isinstance(answers[-1], bytes) else None
+                # What was taken is run, even if the lease could not be renewed.
+                for answer in answers:
+                    if isinstance(answer, Exception):
+                        trouble.begin(describe(answer))
+                        if taken is None:
+                            raise LinkRefused(answer)
+                        break
+                else:
+                    trouble.end()
+                    self._take_backoff.reset()
             if taken is not None and self._stopping.is_set():
                 link.run(commands.give_back(keys, worker), ANSWER)  # SABIR-STOP-3
                 return None
         except (LinkLost, LinkRefused) as error:
+            link.drop(error)
             trouble.begin(error)
-            self._stopping.wait(backoff.pause())
+            self._stopping.wait(self._take_backoff.pause())
             return None
         if taken is not None:
             self._held.add(taken)
@@ -341,14 +373,16 @@ class Server(Methods):
 
     def _open_take_link(self) -> None:
         """Connect, and read the hand before anything is taken on the new connection (SABIR-LOST-3)."""
-        link = self._take_link
-        link.open(ANSWER)
-        seen = self._held.snapshot()
+        self._take_link.open(ANSWER, patient=True)
         try:
-            self._found = unseen(link.run(commands.read_hand(self._keys, self.worker), ANSWER)[0], seen)
+            self._read_hand()
         except LinkRefused:
-            link.close()
+            self._take_link.close()
             raise
+
+    def _read_hand(self) -> None:
+        seen = self._held.snapshot()
+        self._found = unseen(self._take_link.run(commands.read_hand(self._keys, self.worker), ANSWER)[0], seen)
 
     def _handle(self, element: bytes) -> None:
         work = self._dispatcher.receive(element)
@@ -363,14 +397,14 @@ class Server(Methods):
 
     def _settle(self, settled: Settled) -> None:
         """Write the outcome and acknowledge the element, however long Redis is away (SABIR-LOST-4, SABIR-WORKER-6)."""
-        link, trouble, backoff = self._reply_link, Trouble(self.service, "reply"), Backoff()
+        link, trouble, backoff = self._reply_link, self._reply_trouble, Backoff()
         cmds = settle(self._keys, self.worker, settled)
         unknown = False
         with self._reply_lock:
             while not self._given_up.is_set():
                 try:
                     if not link.is_open:
-                        link.open(ANSWER)
+                        link.open(ANSWER, patient=unknown)
                     if unknown:
                         hand = link.run(commands.read_hand(self._keys, self.worker), ANSWER)[0]
                         if isinstance(hand, Exception):
@@ -384,11 +418,14 @@ class Server(Methods):
                         raise LinkRefused(refused)
                 except (LinkLost, LinkRefused) as error:
                     unknown = unknown or (isinstance(error, LinkLost) and error.sent)
+                    link.drop(error)
                     trouble.begin(error)
                     self._given_up.wait(backoff.pause())
                     continue
                 for fault in faults(answer):
                     log.warning("%s: Redis refused a part of an answer: %s", self.service, fault)
                 break
+            else:
+                return  # stop() has given up, and what is in the hand stays there
             trouble.end()
             self._held.remove(settled.element)

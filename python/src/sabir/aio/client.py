@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from .. import commands, dispatch, errors, messages
+from .. import commands, errors, messages
 from .._link import (
+    ANSWER,
     DEFAULT_URL,
     MARGIN,
     AsyncLink,
@@ -25,8 +25,8 @@ from .._link import (
     describe,
     is_transient,
 )
-from ..client import TIMEOUT, Call, Plan, new_id, new_token, parameters, seconds
-from ..errors import ApplicationError, SabirError, application_classes
+from ..client import TIMEOUT, Call, Plan, new_token, no_reply, notification, parameters, seconds
+from ..errors import ApplicationError, application_classes
 from ..keys import NAMESPACE, Keys, check
 from ..messages import MAX_BYTES, MAX_DEPTH, Limits, Params, Response
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _BLOCK: Final = 5.0
 _DRAIN: Final = 1_000
+_SLOWEST: Final = 1e6  # bytes per second that a push may be as slow as
 
 
 class Service:
@@ -62,12 +63,16 @@ class Service:
 class _Push:
     """One RPUSH to be: elements of one service, and the future that its answer resolves."""
 
-    __slots__ = ("done", "elements", "ends", "keys")
+    __slots__ = ("done", "elements", "ends", "keys", "sent", "why")
 
     def __init__(self, keys: Keys, elements: list[bytes], ends: float) -> None:
         self.keys = keys
         self.elements = elements
         self.ends = ends
+        self.sent = False
+        """Whether Redis may have it."""
+        self.why = "the time-out has passed"
+        """Why it has not been sent."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
@@ -78,8 +83,11 @@ class _Inbox:
         self.keys = keys
         self.token = new_token(name)
         self.pending: dict[str, asyncio.Future[Response]] = {}
-        self.lost: Exception | None = None
-        """Why the connection is away at the moment; None: it is not."""
+        self.trouble: Exception | None = None
+        """Why there is no waiting at the moment; None: there is."""
+        self.retired = False
+        """An old connection may still be waiting for this token: new calls take another one (SABIR-TOKEN-1)."""
+        self._drains = True
         self._link = link
         self._own = own
         self._reader: asyncio.Task[None] | None = None
@@ -96,27 +104,31 @@ class _Inbox:
         backoff = Backoff()
         while self.pending:
             try:
-                if not self._link.is_open:
-                    await self._link.open(_BLOCK)  # and go on waiting on the same token (SABIR-LOST-2)
+                if not self._link.is_open:  # and go on waiting on the same token (SABIR-LOST-2)
+                    self.retired |= not await self._link.open(ANSWER)
                 # What has gathered behind the first reply comes along in the same round trip.
-                first, more = await self._link.run(
-                    commands.wait(self.keys, self.token, _BLOCK * 1000) + commands.drain(self.keys, self.token, _DRAIN),
-                    _BLOCK + MARGIN,
-                )
-                for answer in (first, more):
-                    if isinstance(answer, Exception):
-                        raise LinkRefused(answer)
+                drain = commands.drain(self.keys, self.token, _DRAIN) if self._drains else []
+                wait = commands.wait(self.keys, self.token, _BLOCK * 1000)
+                first, *more = await self._link.run(wait + drain, _BLOCK + MARGIN)
+                if isinstance(first, Exception):
+                    raise LinkRefused(first)
             except (LinkLost, LinkRefused) as error:
-                self.lost = error
+                self.trouble = error
+                await self._link.drop(error)
                 await asyncio.sleep(backoff.pause())
                 continue
-            self.lost = None
+            self.trouble = None
             backoff.reset()
-            for element in itertools.chain(first[1:] if first else (), more or ()):
+            gathered = more[0] if more else None
+            if isinstance(gathered, Exception):  # an ACL may lack LPOP: then each reply takes a round trip
+                self._drains, gathered = False, None
+            for element in itertools.chain(first[1:] if first else (), gathered or ()):
                 reply = messages.decode_reply(element, self._own)
                 future = self.pending.pop(reply.id, None) if reply else None
                 if future is not None and not future.done():  # any other is late (SABIR-REPLY-4)
                     future.set_result(reply)  # type: ignore[arg-type]
+        if self.retired:
+            await self._link.close()
 
     async def close(self) -> None:
         if self._reader is not None:
@@ -152,6 +164,7 @@ class Client:
         self._clock = Clock()
         self._link = AsyncLink(self._connect, self._clock)
         self._inboxes: dict[str, _Inbox] = {}
+        self._retired: list[_Inbox] = []
         self._outgoing: list[_Push] = []
         self._pusher: asyncio.Task[None] | None = None
         self._link_lock = asyncio.Lock()
@@ -209,42 +222,32 @@ class Client:
     ) -> str:
         """Send a notification and return its id; arguments and errors as ``sabir.Client.notify()``."""
         keys = Keys(self._namespace, service)
-        handled = dispatch.current()
-        if handled is not None and traceparent is None:
-            traceparent = handled.traceparent
         ends = time.monotonic() + seconds(timeout, self._timeout)
-        lasts = None if expires is None else seconds(expires, TIMEOUT)
-        id = new_id()
-
-        def element() -> bytes:
-            deadline = None if lasts is None else self._clock.now_ms() + math.ceil(lasts * 1000)
-            return messages.encode_request(
-                id,
-                None,
-                method,
-                params,
-                deadline=deadline,
-                idempotent=idempotent,
-                traceparent=traceparent,
-                limits=self._limits,
-            )
-
-        element()
+        id, element = notification(method, params, expires, idempotent, traceparent, self._limits)
+        element(self._clock)
         await self._connected(ends)
-        push = self._push(keys, [element()], ends)
+        push = self._push(keys, [element(self._clock)], ends)
+        lost: Exception | None = None
         async with _until(ends):
-            await push.done
-            return id
-        raise errors.ConnectionLost("the time-out passed while the notification was sent")
+            try:
+                await push.done
+            except LinkLost as error:
+                lost = error
+            else:
+                return id
+        if push.sent:
+            raise errors.ConnectionLost(f"connection to Redis lost while the request was sent: {lost or 'no answer'}")
+        raise errors.NotQueued(f"the request could not be queued: {push.why}")
 
     async def close(self) -> None:
         """Close the connections. Calls under way end with their time-out."""
         if self._pusher is not None:
             self._pusher.cancel()
             await asyncio.gather(self._pusher, return_exceptions=True)
-        for inbox in self._inboxes.values():
+        for inbox in (*self._inboxes.values(), *self._retired):
             await inbox.close()
         self._inboxes.clear()
+        self._retired.clear()
         await self._link.close()
 
     async def __aenter__(self) -> Client:
@@ -257,7 +260,9 @@ class Client:
 
     async def _exchange(self, service: str, plan: Plan) -> list[Response]:
         inbox = self._inboxes.get(service)
-        if inbox is None:
+        if inbox is None or inbox.retired:
+            if inbox is not None:
+                self._retired = [old for old in (*self._retired, inbox) if old.pending]
             keys = Keys(self._namespace, service)
             inbox = _Inbox(keys, self._name, AsyncLink(self._connect, self._clock), self._own)
             self._inboxes[service] = inbox
@@ -269,8 +274,8 @@ class Client:
                 return [Response(id, error=error) for id in plan.ids]
         elements = plan.elements(inbox.token, self._clock)
         futures = [inbox.wait_for(id) for id in plan.ids]
+        push = self._push(inbox.keys, elements, plan.ends)
         try:
-            push = self._push(inbox.keys, elements, plan.ends)
             async with _until(plan.ends):
                 try:
                     await push.done
@@ -280,22 +285,18 @@ class Client:
                     pass  # the requests may be in the queue: wait (SABIR-LOST-1)
                 for future in futures:
                     await future
+            missing = no_reply(plan, inbox.trouble)
+            if not push.sent:  # SABIR-LOST-5
+                missing = errors.NotQueued(f"the request could not be queued: {push.why}")
             return [
                 # the time-out cancels what was awaited
-                Response(id, error=self._no_reply(plan, inbox))
-                if future.cancelled() or not future.done()
-                else future.result()
+                future.result() if future.done() and not future.cancelled() else Response(id, error=missing)
                 for id, future in zip(plan.ids, futures, strict=True)
             ]
         finally:
+            push.done.cancel()
             for id in plan.ids:
                 inbox.pending.pop(id, None)
-
-    @staticmethod
-    def _no_reply(plan: Plan, inbox: _Inbox) -> SabirError:
-        if inbox.lost is not None:
-            return errors.ConnectionLost(f"connection to Redis lost, and not back within the time-out: {inbox.lost}")
-        return errors.CallTimeout(f"no reply within {plan.seconds:.3f} s")
 
     async def _connected(self, ends: float) -> None:
         """See to it that there is a connection and that its clock is fresh. Raises NotQueued when the time-out passes."""
@@ -306,7 +307,7 @@ class Client:
                     if self._link.is_open and await self._link.is_stale():
                         await self._link.close()
                     if not self._link.is_open:
-                        await self._link.open(max(ends - time.monotonic(), 0.001))
+                        await self._link.open(min(max(ends - time.monotonic(), 0.001), ANSWER))
                     elif self._clock.is_old():
                         await self._link.ask_clock()
             except LinkRefused as refused:
@@ -334,44 +335,57 @@ class Client:
         """Push what is outgoing: one write at a time, in it one RPUSH for each service (SABIR-CALL-1)."""
         try:
             while self._outgoing:
-                batch = [push for push in self._outgoing if not push.done.done()]  # the others gave up
-                self._outgoing = []
-                if not batch:
-                    continue
-                by_queue: dict[str, list[_Push]] = {}
+                ends = max(push.ends for push in self._outgoing)
+                refused: errors.NotQueued | None = None
+                try:
+                    await self._connected(ends)
+                except errors.NotQueued as error:
+                    refused = error
+                # Some have given up, and are not sent any more; others have come.
+                batch = [push for push in self._outgoing if not push.done.done()]
+                self._outgoing = [push for push in batch if refused is not None and push.ends > ends]
                 for push in batch:
-                    by_queue.setdefault(push.keys.requests, []).append(push)
-                cmds: commands.Commands = []
-                for pushes in by_queue.values():
-                    cmds += commands.push(pushes[0].keys, [e for push in pushes for e in push.elements])
-                await self._send_batch(cmds, list(by_queue.values()), max(push.ends for push in batch))
+                    if refused is not None and push.ends <= ends:
+                        push.done.set_exception(refused)
+                if refused is None and batch:
+                    await self._send_batch(batch)
         finally:
             self._pusher = None
 
-    async def _send_batch(self, cmds: commands.Commands, groups: list[list[_Push]], ends: float) -> None:
-        answers: list[Any] | None = None
-        while answers is None:
-            try:
-                await self._connected(ends)
-                async with self._link_lock:
-                    answers = await self._link.run(cmds, _BLOCK)
-            except errors.NotQueued as error:
-                answers = [error] * len(groups)
-            except LinkLost as lost:
-                if lost.sent:
-                    answers = [lost] * len(groups)
-        for answer, pushes in zip(answers, groups, strict=True):
+    async def _send_batch(self, batch: list[_Push]) -> None:
+        groups: dict[str, list[_Push]] = {}
+        for push in batch:
+            push.sent = True
+            groups.setdefault(push.keys.requests, []).append(push)
+        cmds = [c for g in groups.values() for c in commands.push(g[0].keys, [e for push in g for e in push.elements])]
+        size = sum(len(element) for push in batch for element in push.elements)
+        answers: list[Any]
+        try:
+            async with self._link_lock:
+                answers = await self._link.run(cmds, ANSWER + size / _SLOWEST)
+        except LinkLost as lost:
+            answers = [lost] * len(groups)
+        for answer, pushes in zip(answers, groups.values(), strict=True):
             for push in pushes:
-                if push.done.done():
-                    continue
-                if not isinstance(answer, Exception):
-                    push.done.set_result(None)
-                elif isinstance(answer, errors.NotQueued | LinkLost):
-                    push.done.set_exception(answer)
-                elif is_transient(answer) and time.monotonic() + 0.2 < push.ends:
-                    asyncio.get_running_loop().call_later(0.1, self._again, push)
-                else:
-                    push.done.set_exception(errors.NotQueued(f"Redis refused the request: {describe(answer)}"))
+                self._pushed(push, answer)
+        if any(isinstance(answer, Exception) and is_transient(answer) for answer in answers):
+            await self._link.close()
+
+    def _pushed(self, push: _Push, answer: Any) -> None:
+        """Take the answer of an RPUSH."""
+        push.sent = not isinstance(answer, Exception) or (isinstance(answer, LinkLost) and answer.sent)
+        if push.done.done():
+            return
+        if push.sent:
+            if isinstance(answer, Exception):
+                push.done.set_exception(answer)
+            else:
+                push.done.set_result(None)
+        elif isinstance(answer, LinkLost) or is_transient(answer):
+            push.why = describe(answer)
+            asyncio.get_running_loop().call_later(0.1, self._again, push)  # until its time-out
+        else:
+            push.done.set_exception(errors.NotQueued(f"Redis refused the request: {describe(answer)}"))
 
     def _again(self, push: _Push) -> None:
         if not push.done.done():

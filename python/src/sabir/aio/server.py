@@ -11,14 +11,15 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import commands
-from .._link import DEFAULT_URL, MARGIN, AsyncLink, Backoff, Clock, LinkLost, LinkRefused, async_factory
+from .._link import ANSWER, DEFAULT_URL, MARGIN, AsyncLink, Backoff, Clock, LinkLost, LinkRefused, async_factory, describe
 from ..dispatch import Dispatcher, Job, Methods, Settled
 from ..keys import NAMESPACE, Keys
 from ..messages import MAX_BYTES, MAX_DEPTH, Limits
-from ..server import ANSWER, Held, Trouble, default_name, faults, new_worker, refusal, settle, unseen
+from ..server import Held, Trouble, default_name, faults, new_worker, refusal, settle, unseen
 
 if TYPE_CHECKING:
     import redis.asyncio as redis_py
@@ -70,6 +71,11 @@ class Server(Methods):
         self._takes: asyncio.Task[None] | None = None
         self._beats: asyncio.Task[None] | None = None
         self._ready, self._stopping, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._stop_lock, self._stopped = asyncio.Lock(), False
+
+    def dispatcher(self, clock: Callable[[], int]) -> Dispatcher:
+        """What decides about elements, by another clock (ms); for ``sabir.testing``."""
+        return self._dispatcher.with_clock(clock)
 
     # ---------------------------------------------------------------------------------------------- start and stop
 
@@ -86,8 +92,10 @@ class Server(Methods):
             loop.add_signal_handler(number, on_signal, number)
         try:
             self.start()
-            await self._stopping.wait()
-            await self.stop(stop_timeout)
+            try:
+                await self._stopping.wait()
+            finally:  # also when the task is cancelled
+                await self.stop(stop_timeout)
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
@@ -116,22 +124,26 @@ class Server(Methods):
         """
         self._stopping.set()
         self._room.set()
-        all_ended = True
-        try:
-            async with asyncio.timeout(timeout):
-                await self._end_takes()
-                while self._running or self._writer:
-                    await asyncio.wait([*self._running, *([self._writer] if self._writer else [])])
-        except TimeoutError:
-            all_ended = False
-        tasks = [t for t in (self._takes, self._beats, self._writer, *self._running) if t is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._goodbye()
-        for link in (self._take_link, self._reply_link, self._beat_link):
-            await link.close()
-        return all_ended
+        async with self._stop_lock:
+            if self._stopped or self._beats is None:
+                return not self._running
+            all_ended = True
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._end_takes()
+                    while self._running or self._writer:
+                        await asyncio.wait([*self._running, *([self._writer] if self._writer else [])])
+            except TimeoutError:
+                all_ended = False
+            tasks = [t for t in (self._takes, self._beats, self._writer, *self._running) if t is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._goodbye()
+            for link in (self._take_link, self._reply_link, self._beat_link):
+                await link.close()
+            self._stopped = True
+            return all_ended
 
     async def __aenter__(self) -> Server:
         self.start()
@@ -144,6 +156,8 @@ class Server(Methods):
     async def _end_takes(self) -> None:
         """Wait until the taker has ended, and end a take that Redis still holds blocked."""
         waker = AsyncLink(self._take_link.connect, self._clock)
+        if not self._ready.is_set() and self._takes is not None:
+            self._takes.cancel()  # it waits for the first heartbeat
         try:
             while self._takes is not None and not self._takes.done():
                 if self._take_link.id is not None:
@@ -158,16 +172,19 @@ class Server(Methods):
             await waker.close()
 
     async def _goodbye(self) -> None:
-        """Give back what was found and never started, and remove the lease if the hand is empty (SABIR-STOP-3, -4)."""
-        link = self._beat_link
+        """Give back what was taken and never started; remove the lease if the hand is empty (SABIR-STOP-3, -4)."""
+        link = self._take_link
         try:
             if not link.is_open:
-                await link.open(ANSWER)
-            for _ in range(len(self._found)):
+                await self._open_take_link()
+            else:
+                await self._read_hand()
+            for _ in self._found:  # they are the newest: nothing was taken since
                 await link.run(commands.give_back(self._keys, self.worker), ANSWER)
             hand = (await link.run(commands.read_hand(self._keys, self.worker), ANSWER))[0]
             if hand:
-                log.warning("%s: stopped with %d elements in hand", self.service, len(hand))
+                count = describe(hand) if isinstance(hand, Exception) else len(hand)
+                log.warning("%s: stopped with elements in hand: %s", self.service, count)
             else:
                 await link.run(commands.goodbye(self._keys, self.worker), ANSWER)
         except (LinkLost, LinkRefused) as error:
@@ -181,10 +198,10 @@ class Server(Methods):
     async def _heartbeats(self) -> None:
         link, trouble, backoff = self._beat_link, Trouble(self.service, "heartbeat"), Backoff()
         while True:
-            sent = time.monotonic()
             try:
                 if not link.is_open:
                     await link.open(ANSWER)
+                sent = time.monotonic()
                 beat = commands.heartbeat(self._keys, self.worker, self._lease_ends())
                 answer = (await link.run(beat, ANSWER))[-1]
                 if isinstance(answer, Exception):
@@ -192,6 +209,7 @@ class Server(Methods):
                 for fault in faults(answer):
                     trouble.begin(fault)
             except (LinkLost, LinkRefused) as error:
+                await link.drop(error)
                 trouble.begin(error)
                 await asyncio.sleep(min(backoff.pause(), commands.HEARTBEAT_MS / 1000))
                 continue
@@ -209,23 +227,27 @@ class Server(Methods):
         trouble, backoff = Trouble(self.service, "take"), Backoff()
         more = 0  # elements to ask for beyond the first: as many as there seem to wait
         while not self._stopping.is_set():
-            room = self._concurrency - len(self._running)
+            # Room to start (SABIR-WORKER-3); and answers that Redis does not take don't pile up.
+            room = min(self._concurrency - len(self._running), 2 * self._concurrency - len(self._held))
             if room <= 0:
                 self._room.clear()
                 await self._room.wait()
                 continue
             try:
-                taken = await self._take(min(more, room - 1))
+                taken = await self._take(min(more, room - 1), trouble, backoff)
             except (LinkLost, LinkRefused) as error:
+                await self._take_link.drop(error)
                 trouble.begin(error)
                 await self._pause(backoff.pause())
                 continue
-            trouble.end()
-            backoff.reset()
             more = 2 * more + 1 if len(taken) > more else max(len(taken) - 1, 0)
             for element in taken:
                 self._held.add(element)
-                self._begin(element)
+                try:
+                    self._begin(element)
+                except Exception as fault:  # noqa: BLE001 - a fault of ours: the next element may have more luck
+                    # not its text, which may hold parameters (SABIR-SECURITY-1)
+                    log.error("%s: an element stays in hand: %s", self.service, type(fault).__name__)  # noqa: TRY400
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -233,36 +255,46 @@ class Server(Methods):
         except TimeoutError:
             pass
 
-    async def _take(self, more: int) -> list[bytes]:
+    async def _take(self, more: int, trouble: Trouble, backoff: Backoff) -> list[bytes]:
         """The next elements: up to ``more`` beyond the first, or none. Raises LinkLost or LinkRefused."""
         link, keys, worker = self._take_link, self._keys, self.worker
         if not link.is_open:
-            await link.open(ANSWER)
-            seen = self._held.snapshot()
-            try:
-                self._found = unseen((await link.run(commands.read_hand(keys, worker), ANSWER))[0], seen)
-            except LinkRefused:
-                await link.close()
-                raise
+            await self._open_take_link()
         if self._found:
-            return [self._found.popleft()]
-        block = commands.TAKE_BLOCK_MS
-        cmds = commands.take(keys, worker, self._lease_ends(), block) + commands.take_more(keys, worker) * more
-        answers = await link.run(cmds, block / 1000 + MARGIN)
-        taken: list[bytes] = []
-        refused: Exception | None = None
-        for answer in answers:
-            if isinstance(answer, bytes):
-                taken.append(answer)
-            elif isinstance(answer, Exception):
-                refused = answer
-        if refused is not None and not taken:
-            raise LinkRefused(refused)
+            taken = [self._found.popleft()]
+        else:
+            block = commands.TAKE_BLOCK_MS
+            cmds = commands.take(keys, worker, self._lease_ends(), block) + commands.take_more(keys, worker) * more
+            answers = await link.run(cmds, block / 1000 + MARGIN)
+            taken = [answer for answer in answers if isinstance(answer, bytes)]
+            # What was taken is run, even if the lease could not be renewed.
+            refused = next((answer for answer in answers if isinstance(answer, Exception)), None)
+            if refused is None:
+                trouble.end()
+                backoff.reset()
+            elif taken:
+                trouble.begin(describe(refused))
+            else:
+                raise LinkRefused(refused)
         if self._stopping.is_set():  # SABIR-STOP-3
-            for _ in range(len(taken)):
+            for _ in taken:
                 await link.run(commands.give_back(keys, worker), ANSWER)
             return []
         return taken
+
+    async def _open_take_link(self) -> None:
+        """Connect, and read the hand before anything is taken on the new connection (SABIR-LOST-3)."""
+        await self._take_link.open(ANSWER, patient=True)
+        try:
+            await self._read_hand()
+        except LinkRefused:
+            await self._take_link.close()
+            raise
+
+    async def _read_hand(self) -> None:
+        seen = self._held.snapshot()
+        hand = (await self._take_link.run(commands.read_hand(self._keys, self.worker), ANSWER))[0]
+        self._found = unseen(hand, seen)
 
     def _begin(self, element: bytes) -> None:
         work = self._dispatcher.receive(element)
@@ -307,6 +339,7 @@ class Server(Methods):
                     size += len(settled.element) + len(settled.reply or settled.letter or b"")
                 del self._settled[: len(batch)]
                 await self._write(batch, trouble)
+                self._room.set()
         finally:
             self._writer = None
 
@@ -317,7 +350,7 @@ class Server(Methods):
         while batch:
             try:
                 if not link.is_open:
-                    await link.open(ANSWER)
+                    await link.open(ANSWER, patient=unknown)
                 if unknown:
                     hand = (await link.run(commands.read_hand(self._keys, self.worker), ANSWER))[0]
                     if isinstance(hand, Exception):
@@ -330,6 +363,7 @@ class Server(Methods):
                 batch = await self._write_once(batch)
             except (LinkLost, LinkRefused) as error:
                 unknown = unknown or (isinstance(error, LinkLost) and error.sent)
+                await link.drop(error)
                 trouble.begin(error)
                 await asyncio.sleep(backoff.pause())
         trouble.end()
