@@ -11,6 +11,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,22 +72,33 @@ def lines_of(process: subprocess.Popen[bytes], seconds: float) -> Iterator[str]:
 @contextlib.contextmanager
 def running(command: list[str], environment: dict[str, str], label: str) -> Iterator[subprocess.Popen[bytes]]:
     """A program that is ended when the block is left, whatever happened in it."""
-    process = subprocess.Popen(
-        command, cwd=TOP, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
+    # What it logs is shown only if something goes wrong: a worker logs each failure that the demo asks for.
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command,
+            cwd=TOP,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
         try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise DemoError(f"{label} did not stop within 10 s of SIGTERM") from None
+            yield process
+        except DemoError as error:
+            log.seek(0)
+            tail = log.read().decode(errors="replace").splitlines()[-12:]
+            raise DemoError("\n  ".join([str(error), f"the end of the log of {label}:", *tail])) from None
         finally:
-            if process.stdout:
-                process.stdout.close()
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise DemoError(f"{label} did not stop within 10 s of SIGTERM") from None
+            finally:
+                if process.stdout:
+                    process.stdout.close()
 
 
 @contextlib.contextmanager
@@ -150,7 +162,8 @@ def faults_of(reports: list[dict[str, Any]]) -> list[str]:
 
 def show(console: Console, reports: dict[tuple[str, str], list[dict[str, Any]]]) -> bool:
     """Print the grid, and what failed. Returns whether all nine pairs agree."""
-    grid = Table("client \\ worker", *LANGUAGES, title="Every client calls every worker: checks passed, median of a call")
+    console.print("every client calls every worker: checks passed, median of a call")
+    grid = Table("client \\ worker", *LANGUAGES)
     good = True
     for client in LANGUAGES:
         cells = []

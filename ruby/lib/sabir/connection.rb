@@ -1,0 +1,137 @@
+# frozen_string_literal: true
+
+require "openssl"
+require "redis"
+require_relative "commands"
+
+module Sabir
+  # Redis's clock, carried on by a monotonic clock [SABIR-TIME-1].
+  class Clock
+    # @return [Float] seconds since some moment; never jumps
+    def self.monotonic = Process.clock_gettime(Process::CLOCK_MONOTONIC)
+
+    # @param time [Array(String, String)] what TIME has just answered: seconds and microseconds
+    def set(time)
+      now = Clock.monotonic
+      @set = [time[0].to_i + (time[1].to_i / 1e6) - now, now].freeze # one assignment: readers need no lock
+    end
+
+    # @return [Integer] ms since 1970
+    def now_ms = ((@set[0] + Clock.monotonic) * 1000).floor
+
+    # @return [Boolean] whether TIME has been asked in the last so many seconds
+    def fresh?(seconds) = !@set.nil? && Clock.monotonic - @set[1] < seconds
+  end
+
+  # One connection to Redis, for one user at a time. Both shells stand on it. It hides what differs between versions
+  # 4.8 and 5 of the redis gem, and never sends anything twice.
+  class Connection
+    # The connection broke, or never came about: nobody knows whether Redis executed what was sent.
+    class Lost < StandardError; end
+
+    # Redis answered with an error: it executed nothing.
+    class Refused < StandardError; end
+
+    PAUSES = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0].freeze
+    VERSION_5 = defined?(RedisClient) ? true : false
+    TROUBLE = [Redis::BaseError, SystemCallError, IOError, SocketError, OpenSSL::SSL::SSLError,
+               *(RedisClient::Error if VERSION_5)].freeze
+
+    # @param attempt [Integer] 1, 2, …
+    # @return [Float] seconds to wait after it
+    def self.pause(attempt) = PAUSES.fetch(attempt - 1, PAUSES.last)
+
+    # @return [Boolean] whether it was all right when it was last used
+    attr_reader :open
+    alias open? open
+
+    # @return [Integer, nil] the id that Redis gave it; nil: not known
+    attr_reader :id
+
+    # @param redis [Redis, nil] whose settings are used instead of the url, in connections of our own
+    def initialize(url, redis, clock)
+      @redis = redis ? redis.dup : Redis.new(url: url, reconnect_attempts: 0)
+      @clock = clock
+      @open = false
+    end
+
+    # Connects, asks for Redis's clock and ends the connection that was lost before, if any.
+    # @param patience [Float] seconds for each step
+    # @return [Boolean] whether what was sent over the lost connection has an end
+    # @raise [Lost]
+    def reopen(patience)
+      id, time = exchange([%w[CLIENT ID], *Commands.clock], patience)
+      @clock.set(Connection.value(time))
+      ended = !@known || kill(@id, id, patience)
+      @known = @open = true
+      @id = id if id.is_a?(Integer)
+      ended
+    rescue Refused => e # LOADING, say
+      close
+      raise Lost, e.message
+    end
+
+    # Sends all commands before it reads a reply.
+    # @param patience [Float] seconds to wait for each reply, longer than a command may block [SABIR-TRANSPORT-2]
+    # @yield [reply] each reply as it comes; a block that leaves early gives the connection up
+    # @return [Array] the replies; a String holds the bytes as they were, an error reply is an Exception in its place
+    # @raise [Lost]
+    def exchange(commands, patience)
+      replies = []
+      stream(commands, patience) do |reply|
+        replies << reply
+        yield reply if block_given?
+      end
+      @used = Clock.monotonic
+      replies
+    rescue *TROUBLE => e
+      raise Lost, "#{e.class}: #{e.message}"
+    ensure
+      close if replies.size < commands.size
+    end
+
+    # @return [Object] the reply itself
+    # @raise [Refused] it is an error reply
+    def self.value(reply) = reply.is_a?(Exception) ? raise(Refused, reply.message) : reply
+
+    # @return [Float] seconds since it was last used
+    def idle = Clock.monotonic - @used
+
+    def close
+      @open = false
+      @redis.close
+    end
+
+    private
+
+    # @return [Boolean] whether the connection of that id has come to its end
+    def kill(lost, id, patience)
+      return false unless lost && id.is_a?(Integer)
+      # Ids rise. A lower one is that of a server that was started anew, where `lost` may be somebody else's.
+      return true if id <= lost
+
+      exchange([["CLIENT", "KILL", "ID", lost.to_s]], patience).first.is_a?(Integer)
+    end
+
+    if VERSION_5
+      def stream(commands, patience)
+        @redis._client.timeout = patience
+        @redis._client.disable_reconnection do |connection|
+          connection.write_multi(commands)
+          commands.each { yield connection.read }
+        end
+      end
+    else
+      def stream(commands, patience)
+        client = @redis._client
+        client.options.update(connect_timeout: patience, read_timeout: patience, write_timeout: patience)
+        client.without_reconnect do
+          client.process(commands) do
+            client.connection.timeout = patience
+            commands.each { yield client.read }
+          end
+        end
+      end
+    end
+  end
+end

@@ -1,0 +1,41 @@
+# frozen_string_literal: true
+
+require_relative "../sabir"
+
+module Sabir
+  # For the tests of programs that use Sabir: no Redis, no threads, the same checks and the same errors.
+  module Testing
+    # A client whose calls are run by servers of the same process, at once and in the caller's thread.
+    #
+    #   server = Sabir::Server.new("calc").register("add") { |a, b| a + b }
+    #   Sabir::Testing::Client.new(server).service("calc").add(1, 2) # => 3
+    class Client < Sabir::Client
+      WORKER = "testing.1"
+
+      # @return [Array<Hash>] what would lie in the services' dead letters
+      attr_reader :dead
+
+      # @param servers [Array<Server>] not started
+      # @param options [Hash] those of {Sabir::Client#initialize}
+      def initialize(*servers, **options)
+        super(**options)
+        @servers = servers.to_h { |server| [server.service, server] }
+        @dead = []
+        @clock.set([Time.now.to_i, 0])
+      end
+
+      private
+
+      def deliver(keys, _token, ids, limit, _idempotent)
+        answers = {}
+        yield(@clock.now_ms, limit).each do |element|
+          outcome = @servers[keys.service]&.dispatcher&.process(element, WORKER, @clock)
+          @dead << JSON.parse(outcome.letter) if outcome&.letter
+          reply = outcome&.reply && Messages.decode_reply(outcome.reply, own: @errors)
+          answers[reply.id] = reply.error || reply.result if reply
+        end
+        [answers, (CallTimeout.new("no server for #{keys.service}") if answers.size < ids.size)]
+      end
+    end
+  end
+end
