@@ -1,0 +1,276 @@
+/**
+ * What the two shells, client and server, share: a connection that never sends anything twice, Redis's clock, growing pauses,
+ * and the context of the handler that is running.
+ */
+
+import { AsyncLocalStorage } from 'node:async_hooks';
+import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { createClient, RESP_TYPES } from 'redis';
+import { clock as askTime } from './commands.js';
+
+/** @typedef {import('./commands.js').Command} Command */
+
+/**
+ * @typedef {object} Source Where Redis is.
+ * @property {string} [url] `redis://`, `rediss://` or `unix://`
+ * @property {import('redis').RedisClientType<any, any, any, any, any>} [redis] a client of the `redis` package, used instead of a
+ *   url: its options are copied, it is never connected, written to or closed itself
+ */
+
+/** How long a peer may be silent, beyond a command's own block time, before the connection is given up, in ms. */
+const PATIENCE_MS = 2_000;
+/** How long it may take to connect, in ms. */
+const CONNECT_MS = 5_000;
+/** After this time Redis's clock is asked again, in ms (SABIR-TIME-2). */
+const CLOCK_MS = 60_000;
+
+/** The same for every connection: bytes in and out, and nothing that node-redis would do by itself when a connection breaks. */
+const OPTIONS = /** @type {const} */ ({
+  RESP: 2,
+  disableOfflineQueue: true, // what cannot be sent now fails now
+  disableClientInfo: true,
+  maintNotifications: 'disabled',
+  clientSideCache: undefined,
+  emitInvalidate: false,
+  pingInterval: 0,
+  // Without a time-out of its own, which node-redis gives each command at the price of a timer (80 µs of a call's 330).
+  commandOptions: { timeout: undefined, typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } }, // SABIR-TRANSPORT-4
+});
+
+export const noop = () => {};
+
+/** Names a live connection or a worker: a name and 64 random bits. @param {string} name */
+export const uniqueName = (name) => `${name}.${randomBytes(8).toString('hex')}`;
+
+/** Waits, or returns at once when the signal is aborted. @param {number} ms @param {AbortSignal} [signal] */
+export const pause = (ms, signal) => sleep(ms, undefined, { signal }).catch(noop);
+
+/** Makes a row of growing pauses: 0.05 s, doubling, up to 5 s (SABIR-WORKER-6). */
+export function backoff() {
+  let ms = 25;
+  return () => (ms = Math.min(ms * 2, 5_000));
+}
+
+/**
+ * @template {object} T
+ * @param {Source & T | string} options options, or a url alone
+ * @returns {Source & Partial<T>}
+ */
+export function withSource(options) {
+  const given = typeof options === 'string' ? /** @type {Source & Partial<T>} */ ({ url: options }) : options;
+  const url = given.url ?? 'redis://127.0.0.1:6379/0';
+  const { protocol } = new URL(url);
+  if (!/^(rediss?|unix):$/.test(protocol)) throw new TypeError(`url: expected redis://, rediss:// or unix://, got ${protocol}//`);
+  return { ...given, url };
+}
+
+/**
+ * Redis's clock, carried on by the monotonic one (SABIR-TIME-1). When Redis read it, between question and answer, nobody knows:
+ * this is the latest that it can be, so that nothing is started too late and nothing expires too early.
+ */
+export class Clock {
+  #ahead = Date.now() - performance.now();
+  #asked = -Infinity;
+
+  /** Whether Redis has to be asked (again). */
+  get isStale() {
+    return performance.now() - this.#asked > CLOCK_MS;
+  }
+
+  /** @param {[Buffer, Buffer]} time the answer of `TIME` @param {number} sent when it was asked, by `performance.now()` */
+  set([seconds, microseconds], sent) {
+    if (performance.now() - sent > 250 && !this.isStale) return; // the event loop was busy: what is known is better
+    this.#ahead = Number(seconds) * 1e3 + Number(microseconds) / 1e3 - sent;
+    this.#asked = sent;
+  }
+
+  /** The time, in ms since 1970. */
+  now() {
+    return this.#ahead + performance.now();
+  }
+}
+
+/** @param {Source} source */
+function createRedis({ url, redis }) {
+  const socket = { reconnectStrategy: /** @type {const} */ (false) };
+  const created = redis
+    ? redis.duplicate({ ...OPTIONS, socket: { ...redis.options?.socket, ...socket } })
+    : createClient({ url, ...OPTIONS, socket });
+  return created.on('error', noop); // without a listener it would end the process; what was in flight learns of it by its promise
+}
+
+/** @typedef {ReturnType<typeof createRedis>} Redis */
+
+/**
+ * Sends commands in one write and waits for all answers. An error reply is an Error in its place.
+ *
+ * @param {Redis} redis
+ * @param {Command[]} commands
+ * @param {number} [blockMs] how long the last of them may block
+ * @returns {Promise<any[]>}
+ * @throws {Error} the connection was lost, or silent for too long: nobody knows what was executed
+ */
+async function exchange(redis, commands, blockMs = 0) {
+  // Waited for in two halves: after a time in which a handler held the event loop, the first one is over before the answer could
+  // be read (SABIR-TRANSPORT-2).
+  const half = (blockMs + PATIENCE_MS) / 2;
+  let timer = setTimeout(() => (timer = setTimeout(() => redis.destroy(), half)), half);
+  const answers = await Promise.allSettled(commands.map((command) => redis.sendCommand(command)));
+  clearTimeout(timer);
+  const broken = redis.isReady ? undefined : answers.find(({ status }) => status === 'rejected');
+  if (broken) throw new Error('the connection to Redis was lost', { cause: /** @type {PromiseRejectedResult} */ (broken).reason });
+  return answers.map((answer) => (answer.status === 'fulfilled' ? answer.value : answer.reason));
+}
+
+/** A connection that is opened when it is needed, and again when it was lost. It sends nothing again by itself. */
+export class Link {
+  #source;
+  #clock;
+  #graceMs;
+  #isClosed = false;
+  #wasOpen = false;
+  /** @type {Redis | undefined} */
+  #redis;
+  /** @type {Promise<true> | undefined} */
+  #opening;
+  /** The connection's id, as `CLIENT UNBLOCK` wants it; undefined: not known. @type {number | undefined} */
+  id;
+  /** Its address, as Redis sees it; undefined: not known. @type {string | undefined} */
+  address;
+
+  /**
+   * @param {Source} source
+   * @param {Clock} clock set whenever a connection is opened
+   * @param {number} [graceMs] how long to wait where Redis does not let us end a lost connection
+   */
+  constructor(source, clock, graceMs = 0) {
+    this.#source = source;
+    this.#clock = clock;
+    this.#graceMs = graceMs;
+  }
+
+  get isOpen() {
+    return this.#redis?.isReady === true;
+  }
+
+  /**
+   * Makes sure that there is a connection. Where one was lost, the server has given it up before this returns (SABIR-LOST-3).
+   *
+   * @returns {Promise<boolean>} whether it is a new one
+   */
+  async open() {
+    if (this.#isClosed) throw new Error('closed');
+    if (this.isOpen) return false;
+    this.#opening ??= this.#connect().finally(() => (this.#opening = undefined));
+    return this.#opening;
+  }
+
+  /** @returns {Promise<true>} */
+  async #connect() {
+    this.#redis?.destroy();
+    const redis = (this.#redis = createRedis(this.#source));
+    let isSlow = false;
+    const timer = setTimeout(() => {
+      isSlow = true;
+      redis.destroy();
+    }, CONNECT_MS);
+    try {
+      await redis.connect();
+      if (this.#isClosed) throw new Error('closed');
+      const sent = performance.now();
+      const [id, info, time] = await exchange(redis, [['CLIENT', 'ID'], ['CLIENT', 'INFO'], ...askTime()]);
+      if (time instanceof Error) throw time;
+      this.#clock.set(time, sent);
+      clearTimeout(timer);
+      const { id: old, address } = this;
+      this.id = typeof id === 'number' ? id : undefined;
+      this.address = /\baddr=(\S+)/.exec(String(info))?.[1];
+      if (this.#wasOpen && !(await this.#end(redis, old, address))) await pause(this.#graceMs);
+      this.#wasOpen = true;
+      return true;
+    } catch (error) {
+      redis.destroy();
+      throw isSlow ? new Error(`no connection to Redis within ${CONNECT_MS} ms`, { cause: error }) : error;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /**
+   * Makes the server give up the connection before this one (SABIR-LOST-3). Ids begin anew when Redis does, and then the old one
+   * may be a stranger's: so its address, where it is known, has to be the same too.
+   *
+   * @param {Redis} redis @param {number | undefined} id @param {string | undefined} address
+   * @returns {Promise<boolean>} whether it is gone
+   */
+  async #end(redis, id, address) {
+    if (id === undefined || this.id === undefined) return false;
+    if (id > this.id) return true; // Redis began anew, so it is gone
+    const [ended] = await exchange(redis, [['CLIENT', 'KILL', 'ID', String(id), ...(address ? ['ADDR', address] : [])]]);
+    return typeof ended === 'number';
+  }
+
+  /**
+   * Sends commands in one write over the connection that is open. @see exchange
+   *
+   * @param {Command[]} commands
+   * @param {number} [blockMs]
+   */
+  async send(commands, blockMs) {
+    if (!this.#redis?.isReady) throw new Error('not connected to Redis');
+    return exchange(this.#redis, commands, blockMs);
+  }
+
+  /** Asks for the time. */
+  async askTime() {
+    const sent = performance.now();
+    const [time] = await this.send(askTime());
+    if (time instanceof Error) throw time;
+    this.#clock.set(time, sent);
+  }
+
+  /** Ends the connection at once, whatever it waits for. */
+  close() {
+    this.#isClosed = true;
+    this.#redis?.destroy();
+  }
+}
+
+/** What a handler can ask about the request that it handles. Get it by `context()`. */
+export class Context {
+  #deadline;
+  #clock;
+
+  /**
+   * @param {import('./messages.js').ReceivedCall | import('./messages.js').ReceivedNotification} request
+   * @param {string} service
+   * @param {string} worker
+   * @param {Clock} clock
+   */
+  constructor(request, service, worker, clock) {
+    this.#deadline = request.deadline;
+    this.#clock = clock;
+    this.id = request.id;
+    this.service = service;
+    this.method = request.method;
+    this.worker = worker;
+    /** The name of the client that calls; undefined: a notification. @type {string | undefined} */
+    this.caller = request.replyTo?.split('.')[0];
+    /** Which delivery of the request this is. */
+    this.attempt = 1;
+    /** The caller's trace; undefined: none. @type {string | undefined} */
+    this.traceparent = request.traceparent;
+  }
+
+  /** How long until the request's deadline, in ms; negative: it has passed; undefined: it has none. @returns {number | undefined} */
+  get timeLeftMs() {
+    return this.#deadline === undefined ? undefined : this.#deadline - this.#clock.now();
+  }
+}
+
+/** @type {AsyncLocalStorage<Context>} */
+export const running = new AsyncLocalStorage();
+
+/** Returns the context of the handler that is running, or undefined outside of one. */
+export const context = () => running.getStore();

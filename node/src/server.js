@@ -1,0 +1,495 @@
+/**
+ * The worker's shell: take, dispatch, reply, beat, stop (sections 9 to 14 of the specification).
+ *
+ * Three connections: one that waits for elements, one for replies, one for heartbeats (SABIR-TRANSPORT-3). Handlers run side by
+ * side on the event loop; one that holds it for more than 6 s loses the worker's lease, because nothing else can run (SABIR-LEASE-1).
+ */
+
+import {
+  acknowledge, bury, giveBack, goodbye, heartbeat, HEARTBEAT_MS, LEASE_MS, readHand, reply, take, TAKE_MS, takeMore,
+} from './commands.js';
+import { backoff, Clock, Context, Link, noop, pause, running, uniqueName, withSource } from './connection.js';
+import {
+  ApplicationError, classFor, DeadlineExceeded, InternalError, InvalidParams, isReserved, MethodNotFound, SabirError,
+} from './errors.js';
+import { check } from './keys.js';
+import { decodeRequest, encodeDeadLetter, encodeError, encodeResult, LIMITS, unwritable } from './messages.js';
+
+/** @typedef {import('./messages.js').Params} Params */
+/** @typedef {import('./messages.js').Failure} Failure */
+
+/**
+ * @typedef {object} ServerOptions
+ * @property {string} [url] where Redis is. Default: `redis://127.0.0.1:6379/0`
+ * @property {import('./connection.js').Source['redis']} [redis] a client of the `redis` package, to take its options instead
+ * @property {string} [namespace] the first part of every key. Default: `sabir`
+ * @property {string} [name] the first part of the worker's id. Default: `worker`
+ * @property {number} [concurrency] how many handlers may run at once. Default: 100
+ * @property {boolean} [traces] whether internal errors carry a stack trace, and are logged with it. Default: false
+ * @property {{ warn(message: string): void }} [logger] default: `console`
+ * @property {number} [maxBytes] the largest element, in bytes. Default: 1,048,576
+ * @property {number} [maxDepth] the deepest nesting of an element. Default: 64
+ */
+
+/**
+ * What becomes of an element: a reply, a dead letter, or nothing more.
+ * @typedef {{ token: string, reply: Buffer } | { letter: Buffer } | {}} Answer
+ */
+
+/** @typedef {(...params: any[]) => unknown} Handler May return a promise. */
+
+/** A declared signature, and what checks parameters against it before the handler starts (SABIR-BODY-4). */
+class Signature {
+  #names;
+  #required;
+  #rest;
+
+  /** @param {string} method @param {string[]} declared `b?` may be left out; a last `...c` takes what is left over, by position */
+  constructor(method, declared) {
+    if (!Array.isArray(declared) || !declared.every((name) => typeof name === 'string')) {
+      throw new TypeError(`${method}: expected an array of parameter names`);
+    }
+    this.#rest = declared.at(-1)?.startsWith('...') ?? false;
+    const names = this.#rest ? declared.slice(0, -1) : declared;
+    const isOptional = names.map((name) => name.endsWith('?'));
+    this.#names = names.map((name) => name.replace(/\?$/, ''));
+    this.#required = isOptional.includes(true) ? isOptional.indexOf(true) : names.length;
+    if (isOptional.lastIndexOf(false) >= this.#required) {
+      throw new TypeError(`${method}: expected optional parameters behind the others, got ${declared.join(', ')}`);
+    }
+    if (names.some((name) => name.startsWith('...'))) {
+      throw new TypeError(`${method}: expected ... at the last parameter only, got ${declared.join(', ')}`);
+    }
+    if (new Set(this.#names).size < names.length) {
+      throw new TypeError(`${method}: expected each name once, got ${declared.join(', ')}`);
+    }
+  }
+
+  /** Puts parameters in order. @param {Params} params @returns {unknown[]} @throws {InvalidParams} */
+  bind(params) {
+    const names = this.#names;
+    if (Array.isArray(params)) {
+      if (params.length >= this.#required && (this.#rest || params.length <= names.length)) return params;
+      const most = this.#rest ? ' or more' : names.length > this.#required ? ` to ${names.length}` : '';
+      throw new InvalidParams(`expected ${this.#required}${most} parameters (${names.join(', ')}), got ${params.length}`);
+    }
+    const unknown = Object.keys(params).find((name) => !names.includes(name));
+    if (unknown !== undefined) {
+      throw new InvalidParams(`expected the names ${names.join(', ')}, got ${JSON.stringify(unknown.slice(0, 60).toWellFormed())}`);
+    }
+    const missing = names.slice(0, this.#required).find((name) => !Object.hasOwn(params, name));
+    if (missing !== undefined) throw new InvalidParams(`expected the parameter ${missing}`);
+    return names.map((name) => (Object.hasOwn(params, name) ? params[name] : undefined));
+  }
+}
+
+/** Serves one service: takes requests, runs handlers, sends replies. */
+export class Server {
+  #place;
+  #clock = new Clock();
+  #logger;
+  #limits;
+  #concurrency;
+  #traces;
+  #links;
+  /** @type {Map<string, { signature: Signature, handler: Handler }>} a Map: a name from the wire finds nothing else (SABIR-BODY-3) */
+  #methods = new Map();
+  /** @type {Map<Promise<void>, Buffer>} what the hand holds and is being run or answered */
+  #started = new Map();
+  /** @type {Map<string, string>} what does not work, and why: logged once */
+  #troubles = new Map();
+  #stopping = new AbortController();
+  #ending = new AbortController();
+  #freed = noop;
+  /** @type {Promise<void> | undefined} */ #start;
+  /** @type {Promise<void> | undefined} */ #stop;
+  /** @type {Promise<void> | undefined} */ #taking;
+  /** @type {Promise<void> | undefined} */ #beating;
+
+  /**
+   * @param {string} service
+   * @param {ServerOptions | string} [options] options, or a url alone. Nothing is connected before `start` or `run`
+   * @throws {TypeError} an option of the wrong type
+   * @throws {RangeError} a name outside its grammar
+   */
+  constructor(service, options = {}) {
+    const given = withSource(options);
+    this.#place = { namespace: check('namespace', given.namespace ?? 'sabir'), service: check('service', service) };
+    this.#concurrency = given.concurrency ?? 100;
+    if (!(Number.isSafeInteger(this.#concurrency) && this.#concurrency > 0)) {
+      throw new RangeError(`concurrency: expected an integer > 0, got ${this.#concurrency}`);
+    }
+    this.#traces = given.traces ?? false;
+    this.#logger = given.logger ?? console;
+    this.#limits = { maxBytes: given.maxBytes ?? LIMITS.maxBytes, maxDepth: given.maxDepth ?? LIMITS.maxDepth };
+    /** This worker's id, new for each Server (SABIR-WORKER-1). */
+    this.worker = uniqueName(check('name', given.name ?? 'worker'));
+    const link = () => new Link(given, this.#clock, TAKE_MS + 1_000);
+    this.#links = { take: link(), reply: link(), beat: link() };
+  }
+
+  /**
+   * Registers a method. The names of its parameters are declared, never guessed: `b?` may be left out, a last `...c` takes the rest.
+   *
+   * @param {string} method
+   * @param {string[]} params
+   * @param {Handler} handler
+   * @returns {this}
+   * @throws {TypeError} an argument of the wrong type
+   * @throws {RangeError} a name outside its grammar, reserved (`rpc.`), or registered already
+   */
+  register(method, params, handler) {
+    check('method', method);
+    if (method.startsWith('rpc.')) throw new RangeError(`method: names with rpc. are reserved, got ${method}`);
+    if (this.#methods.has(method)) throw new RangeError(`method: ${method} is registered already`);
+    if (typeof handler !== 'function') throw new TypeError(`${method}: expected a function, got ${typeof handler}`);
+    this.#methods.set(method, { signature: new Signature(method, params), handler });
+    return this;
+  }
+
+  /**
+   * Registers methods of an object; only those that are listed.
+   *
+   * @param {object} object
+   * @param {Record<string, string[]>} methods the names of the parameters by the name of the method
+   * @returns {this}
+   */
+  expose(object, methods) {
+    for (const [method, params] of Object.entries(methods)) {
+      const handler = /** @type {Record<string, Handler>} */ (object)[method];
+      this.register(method, params, typeof handler === 'function' ? handler.bind(object) : handler);
+    }
+    return this;
+  }
+
+  /**
+   * Starts to serve. A Redis that cannot be reached is waited for.
+   *
+   * @returns {Promise<void>} when the first heartbeat was answered
+   */
+  start() {
+    if (this.#stop) return Promise.reject(new Error('a server that was stopped does not start again'));
+    this.#start ??= /** @type {Promise<void>} */ (new Promise((resolve) => {
+      const begun = () => resolve(undefined);
+      this.#stopping.signal.addEventListener('abort', begun);
+      this.#beating = this.#beat(begun);
+    })).then(() => {
+      if (!this.#stopping.signal.aborted) this.#taking = this.#take();
+    });
+    return this.#start;
+  }
+
+  /**
+   * Takes nothing more, finishes what was started, gives back the rest, and says goodbye (section 14).
+   *
+   * @returns {Promise<void>} when that is done and all connections are closed
+   */
+  stop() {
+    this.#stop ??= this.#leave();
+    return this.#stop;
+  }
+
+  /**
+   * Starts, and serves until SIGTERM or SIGINT; a second signal ends the process at once.
+   *
+   * @param {() => void} [ready] called when the first heartbeat was answered
+   * @returns {Promise<void>} when it has stopped
+   */
+  async run(ready = noop) {
+    let signals = 0;
+    const { promise, resolve } = withResolvers();
+    const onSignal = () => (signals++ ? process.exit(1) : resolve());
+    process.on('SIGTERM', onSignal).on('SIGINT', onSignal);
+    this.#stopping.signal.addEventListener('abort', () => resolve());
+    try {
+      await Promise.race([this.start().then(ready), promise]);
+      await promise;
+      await this.stop();
+    } finally {
+      process.off('SIGTERM', onSignal).off('SIGINT', onSignal);
+    }
+  }
+
+  /**
+   * Decides what becomes of an element, and runs it if it is to be run.
+   *
+   * @internal the in-process double calls it too
+   * @param {Buffer} element
+   * @param {Clock} [clock]
+   * @returns {Promise<Answer>}
+   */
+  async _handle(element, clock = this.#clock) {
+    const request = decodeRequest(element, this.#limits);
+    const { id, replyTo } = request;
+    let failure = /** @type {Failure & { cause?: unknown }} */ (request);
+    if (request.kind !== 'rejected') {
+      try {
+        const result = await this.#run(request, clock);
+        if (replyTo === undefined) return {}; // nobody waits for the result
+        return { token: replyTo, reply: encodeResult({ id: request.id, worker: this.worker, result }, this.#limits) };
+      } catch (error) {
+        failure = error instanceof SabirError ? error : new InternalError(describe(error)[1], { cause: error });
+      }
+    }
+    const { code, message, data, cause } = failure;
+    const isAnswered = id !== undefined && replyTo !== undefined;
+    if (!isAnswered || !(failure instanceof ApplicationError)) {
+      const [kind, , trace] = describe(cause); // SABIR-SECURITY-1: not its text, which may hold parameters
+      const raised = cause === undefined ? '' : `, a handler raised ${kind}${this.#traces ? `\n${trace}` : ''}`;
+      this.#warn(`${id ?? 'an element without an id'}: ${classFor(code).name}${isAnswered ? '' : ', kept as a dead letter'}${raised}`);
+    }
+    if (isAnswered) return { token: replyTo, reply: this.#error({ id, code, message, data }) };
+    return { letter: encodeDeadLetter({ at: Math.floor(clock.now()), worker: this.worker, element, code, message, data }) };
+  }
+
+  /**
+   * Finds a method and runs it. What its handler throws becomes an application error (SABIR-ERROR-2) or an internal error.
+   *
+   * @param {import('./messages.js').ReceivedCall | import('./messages.js').ReceivedNotification} request
+   * @param {Clock} clock
+   */
+  async #run(request, clock) {
+    if (request.deadline !== undefined && request.deadline <= clock.now()) {
+      throw new DeadlineExceeded('the deadline had come'); // SABIR-TIME-4
+    }
+    const method = this.#methods.get(request.method);
+    if (!method) throw new MethodNotFound(`no method ${JSON.stringify(request.method)}`); // SABIR-BODY-2
+    const params = method.signature.bind(request.params ?? []);
+    try {
+      return await running.run(new Context(request, this.#place.service, this.worker, clock), () => method.handler(...params));
+    } catch (thrown) {
+      if (thrown instanceof ApplicationError) {
+        const { code, message, data } = thrown;
+        const fault = data === undefined ? undefined : unwritable(data, this.#limits.maxDepth - 3)?.what;
+        if (Number.isSafeInteger(code) && !isReserved(code) && !fault) throw new ApplicationError(String(message), { code, data });
+        throw new InternalError(`an application error that cannot be sent: ${fault ?? `code ${code}`}`, { cause: thrown }); // SABIR-ERROR-3
+      }
+      const [kind, text, trace] = describe(thrown);
+      const data = this.#traces ? { trace: trace.split('\n') } : undefined; // SABIR-WORKER-7
+      throw new InternalError(`${kind}: ${text}`.slice(0, 1000), { data, cause: thrown }); // SABIR-ERROR-1
+    }
+  }
+
+  /** Writes an error; one that is too large becomes an internal error. @param {{ id: string } & Failure} error */
+  #error(error) {
+    try {
+      return encodeError({ ...error, worker: this.worker }, this.#limits);
+    } catch (fault) {
+      this.#warn(`${error.id}: an error too large to be sent`);
+      return encodeError({ id: error.id, worker: this.worker, code: InternalError.code, message: describe(fault)[1] });
+    }
+  }
+
+  /** Takes elements until told to stop (SABIR-STOP-1). */
+  async #take() {
+    const { take: link } = this.#links;
+    const { signal } = this.#stopping;
+    let delay = backoff();
+    let isNew = false; // whether the hand is to be read first
+    let more = 1; // how many to ask for behind the first: more where there were more, so that a full queue costs few round trips
+    while (!signal.aborted) {
+      const room = this.#concurrency - this.#started.size; // SABIR-WORKER-3
+      if (room <= 0) {
+        await new Promise((resolve) => (this.#freed = () => resolve(undefined)));
+        continue;
+      }
+      try {
+        isNew = (await link.open()) || isNew;
+        if (isNew) {
+          const unseen = await this.#unseen(link); // SABIR-LOST-3
+          isNew = false;
+          if (!signal.aborted) for (const element of unseen) this.#begin(element);
+          continue;
+        }
+        const extra = Math.min(more, room - 1);
+        const commands = take(this.#place, this.worker, this.#leaseEnds(), TAKE_MS);
+        for (let i = 0; i < extra; i++) commands.push(...takeMore(this.#place, this.worker));
+        const answers = await link.send(commands, TAKE_MS);
+        const taken = answers.filter((answer) => answer instanceof Buffer);
+        if (signal.aborted) break; // #leave gives it back
+        for (const element of taken) this.#begin(element);
+        more = taken.length > extra ? more * 2 : Math.max(1, taken.length - 1);
+        const refused = answers.find((answer) => answer instanceof Error);
+        if (refused) throw refused;
+        this.#works('take');
+        delay = backoff();
+      } catch (error) {
+        if (!signal.aborted) this.#fails('take', error);
+        await pause(delay(), signal); // SABIR-WORKER-6
+      }
+    }
+  }
+
+  /**
+   * Reads the hand and returns what is not being run or answered (SABIR-LOST-3).
+   *
+   * @param {Link} link
+   * @returns {Promise<Buffer[]>}
+   */
+  async #unseen(link) {
+    const seen = [...this.#started.values()]; // before the hand is read: what is finished meanwhile is still in the answer
+    const [hand] = await ask(link, readHand(this.#place, this.worker));
+    return hand.filter((/** @type {Buffer} */ element) => {
+      const index = seen.findIndex((started) => started.equals(element));
+      if (index >= 0) seen.splice(index, 1);
+      return index < 0;
+    });
+  }
+
+  /** Runs and answers an element of the hand. @param {Buffer} element */
+  #begin(element) {
+    const work = this._handle(element)
+      .then((answer) => this.#finish(element, answer))
+      .catch((error) => this.#warn(`an element stays in the hand: ${describe(error)[1]}`)) // one too large for a dead letter
+      .finally(() => {
+        this.#started.delete(work);
+        this.#freed();
+      });
+    this.#started.set(work, element);
+  }
+
+  /**
+   * Sends the answer and removes the element from the hand, in one transaction, however long that takes.
+   *
+   * @param {Buffer} element
+   * @param {Answer} answer
+   */
+  async #finish(element, answer) {
+    const [place, worker] = [this.#place, this.worker];
+    const commands = 'reply' in answer ? reply(place, worker, answer.token, answer.reply, element)
+      : 'letter' in answer ? bury(place, worker, answer.letter, element)
+      : acknowledge(place, worker, element); // SABIR-DEAD-4
+    const { reply: link } = this.#links;
+    let isAgain = false;
+    for (const delay = backoff(); ; await pause(delay())) {
+      try {
+        if (isAgain) { // SABIR-LOST-4: the link has ended the old connection
+          const [hand] = await ask(link, readHand(place, worker));
+          if (!hand.some((/** @type {Buffer} */ held) => held.equals(element))) return;
+        }
+        await link.open();
+        isAgain = true;
+        const done = (await link.send(commands)).at(-1);
+        if (done instanceof Error) throw done;
+        this.#works('reply');
+        const refused = Array.isArray(done) && done.find((answer) => answer instanceof Error);
+        if (refused) this.#warn(`Redis refused a part of an acknowledgement: ${refused.message}`);
+        return;
+      } catch (error) {
+        this.#fails('reply', error);
+      }
+    }
+  }
+
+  /** Says that the worker lives, every 3 s until it has nothing left (SABIR-LEASE-1). @param {() => void} first */
+  async #beat(first) {
+    const { beat: link } = this.#links;
+    const { signal } = this.#ending;
+    let delay = backoff();
+    while (!signal.aborted) {
+      const begin = performance.now();
+      try {
+        await link.open();
+        const sent = performance.now();
+        const done = (await link.send(heartbeat(this.#place, this.worker, this.#leaseEnds()))).at(-1);
+        const refused = Array.isArray(done) ? done.find((answer) => answer instanceof Error) : done;
+        if (refused) throw refused;
+        this.#clock.set(done[0], sent);
+        this.#works('beat');
+        first();
+        delay = backoff();
+        await pause(HEARTBEAT_MS - (performance.now() - begin), signal);
+      } catch (error) {
+        if (!signal.aborted && !this.#stopping.signal.aborted) this.#fails('beat', error);
+        await pause(delay(), signal);
+      }
+    }
+  }
+
+  /** When a lease that begins now ends, in ms of Redis's clock. */
+  #leaseEnds() {
+    return Math.floor(this.#clock.now()) + LEASE_MS;
+  }
+
+  async #leave() {
+    this.#stopping.abort(); // SABIR-STOP-1
+    this.#freed();
+    await this.#start;
+    const { take: taking, reply: link, beat } = this.#links;
+    if (this.#taking) {
+      const isDone = this.#taking.then(() => true);
+      do { // again and again, as it may come before the take that it is to end
+        if (taking.id) await ask(link, [['CLIENT', 'UNBLOCK', String(taking.id)]]).catch(noop);
+      } while (!(await Promise.race([isDone, pause(50)])));
+      await this.#patiently(async () => {
+        await taking.open(); // a lost connection could still take
+        for (const _ of await this.#unseen(link)) await ask(link, giveBack(this.#place, this.worker)); // SABIR-STOP-3
+      });
+    }
+    while (this.#started.size) await Promise.all(this.#started.keys()); // SABIR-STOP-2
+    this.#ending.abort();
+    if (!this.#taking) beat.close(); // it never served: there is nothing to wait for
+    await this.#beating;
+    beat.close();
+    if (this.#taking) await this.#patiently(async () => {
+      const [hand] = await ask(link, readHand(this.#place, this.worker));
+      if (!hand.length) await ask(link, goodbye(this.#place, this.worker)); // SABIR-STOP-4
+    });
+    taking.close();
+    link.close();
+  }
+
+  /** Does something that may be done again, until it works. @param {() => Promise<void>} step */
+  async #patiently(step) {
+    for (const delay = backoff(); ; await pause(delay())) {
+      try {
+        return await step();
+      } catch (error) {
+        this.#fails('stop', error);
+      }
+    }
+  }
+
+  /** @param {string} message */
+  #warn(message) {
+    this.#logger.warn(`sabir ${this.#place.service} ${this.worker}: ${message}`);
+  }
+
+  /** Logs what does not work, once. @param {string} what @param {unknown} error */
+  #fails(what, error) {
+    const why = describe(error)[1];
+    if (this.#troubles.get(what) !== why) this.#warn(`cannot ${what}, trying on: ${why}`);
+    this.#troubles.set(what, why);
+  }
+
+  /** @param {string} what */
+  #works(what) {
+    if (this.#troubles.delete(what)) this.#warn(`can ${what} again`);
+  }
+}
+
+/** Sends commands, of which none may be refused. @param {Link} link @param {import('./commands.js').Command[]} commands */
+async function ask(link, commands) {
+  await link.open();
+  const answers = await link.send(commands);
+  const refused = answers.find((answer) => answer instanceof Error);
+  if (refused) throw refused;
+  return answers;
+}
+
+/** Promise.withResolvers, which Node 20 lacks. @returns {{ promise: Promise<void>, resolve: () => void }} */
+function withResolvers() {
+  let resolve = noop;
+  const promise = /** @type {Promise<void>} */ (new Promise((given) => (resolve = () => given(undefined))));
+  return { promise, resolve };
+}
+
+/** Describes what was thrown, whatever it is: its kind, its text, its trace. @param {unknown} thrown @returns {[string, string, string]} */
+function describe(thrown) {
+  try {
+    if (!(thrown instanceof Error)) return [typeof thrown, String(thrown), ''];
+    return [String(thrown.name), String(thrown.message), String(thrown.stack)];
+  } catch {
+    return ['unknown', 'what was thrown cannot be described', ''];
+  }
+}

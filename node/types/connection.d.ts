@@ -1,0 +1,108 @@
+/**
+ * What the two shells, client and server, share: a connection that never sends anything twice, Redis's clock, growing pauses,
+ * and the context of the handler that is running.
+ */
+import { AsyncLocalStorage } from 'node:async_hooks';
+export type Command = import('./commands.js').Command;
+export type Source = {
+    /**
+     * `redis://`, `rediss://` or `unix://`
+     */
+    url?: string;
+    /**
+     * a client of the `redis` package, used instead of a
+     * url: its options are copied, it is never connected, written to or closed itself
+     */
+    redis?: import('redis').RedisClientType<any, any, any, any, any>;
+};
+export declare const noop: () => void;
+/** Names a live connection or a worker: a name and 64 random bits. @param {string} name */
+export declare const uniqueName: (name: string) => string;
+/** Waits, or returns at once when the signal is aborted. @param {number} ms @param {AbortSignal} [signal] */
+export declare const pause: (ms: number, signal?: AbortSignal) => Promise<void | undefined>;
+/** Makes a row of growing pauses: 0.05 s, doubling, up to 5 s (SABIR-WORKER-6). */
+export declare function backoff(): () => number;
+/**
+ * @template {object} T
+ * @param {Source & T | string} options options, or a url alone
+ * @returns {Source & Partial<T>}
+ */
+export declare function withSource<T extends object>(options: (Source & T) | string): Source & Partial<T>;
+/**
+ * Redis's clock, carried on by the monotonic one (SABIR-TIME-1). When Redis read it, between question and answer, nobody knows:
+ * this is the latest that it can be, so that nothing is started too late and nothing expires too early.
+ */
+export declare class Clock {
+    #private;
+    /** Whether Redis has to be asked (again). */
+    get isStale(): boolean;
+    /** @param {[Buffer, Buffer]} time the answer of `TIME` @param {number} sent when it was asked, by `performance.now()` */
+    set([seconds, microseconds]: [Buffer, Buffer], sent: number): void;
+    /** The time, in ms since 1970. */
+    now(): number;
+}
+/** @param {Source} source */
+declare function createRedis({ url, redis }: Source): import("@redis/client").RedisClientType<any, any, any, 2, {
+    readonly 36: BufferConstructor;
+}>;
+export type Redis = ReturnType<typeof createRedis>;
+/** A connection that is opened when it is needed, and again when it was lost. It sends nothing again by itself. */
+export declare class Link {
+    #private;
+    /** The connection's id, as `CLIENT UNBLOCK` wants it; undefined: not known. @type {number | undefined} */
+    id: number | undefined;
+    /** Its address, as Redis sees it; undefined: not known. @type {string | undefined} */
+    address: string | undefined;
+    /**
+     * @param {Source} source
+     * @param {Clock} clock set whenever a connection is opened
+     * @param {number} [graceMs] how long to wait where Redis does not let us end a lost connection
+     */
+    constructor(source: Source, clock: Clock, graceMs?: number);
+    get isOpen(): boolean;
+    /**
+     * Makes sure that there is a connection. Where one was lost, the server has given it up before this returns (SABIR-LOST-3).
+     *
+     * @returns {Promise<boolean>} whether it is a new one
+     */
+    open(): Promise<boolean>;
+    /**
+     * Sends commands in one write over the connection that is open. @see exchange
+     *
+     * @param {Command[]} commands
+     * @param {number} [blockMs]
+     */
+    send(commands: Command[], blockMs?: number): Promise<any[]>;
+    /** Asks for the time. */
+    askTime(): Promise<void>;
+    /** Ends the connection at once, whatever it waits for. */
+    close(): void;
+}
+/** What a handler can ask about the request that it handles. Get it by `context()`. */
+export declare class Context {
+    #private;
+    id: string;
+    service: string;
+    method: string;
+    worker: string;
+    /** The name of the client that calls; undefined: a notification. @type {string | undefined} */
+    caller: string | undefined;
+    /** Which delivery of the request this is. */
+    attempt: number;
+    /** The caller's trace; undefined: none. @type {string | undefined} */
+    traceparent: string | undefined;
+    /**
+     * @param {import('./messages.js').ReceivedCall | import('./messages.js').ReceivedNotification} request
+     * @param {string} service
+     * @param {string} worker
+     * @param {Clock} clock
+     */
+    constructor(request: import('./messages.js').ReceivedCall | import('./messages.js').ReceivedNotification, service: string, worker: string, clock: Clock);
+    /** How long until the request's deadline, in ms; negative: it has passed; undefined: it has none. @returns {number | undefined} */
+    get timeLeftMs(): number | undefined;
+}
+/** @type {AsyncLocalStorage<Context>} */
+export declare const running: AsyncLocalStorage<Context>;
+/** Returns the context of the handler that is running, or undefined outside of one. */
+export declare const context: () => Context | undefined;
+export {};
