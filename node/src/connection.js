@@ -134,7 +134,7 @@ export class Link {
   #redis;
   /** @type {Promise<true> | undefined} */
   #opening;
-  /** The connection's id, as `CLIENT UNBLOCK` wants it; undefined: not known. @type {number | undefined} */
+  /** The connection's id, as `CLIENT UNBLOCK` wants it; undefined: not known. @type {string | undefined} */
   id;
   /** Its address, as Redis sees it; undefined: not known. @type {string | undefined} */
   address;
@@ -179,13 +179,12 @@ export class Link {
       await redis.connect();
       if (this.#isClosed) throw new Error('closed');
       const sent = performance.now();
-      const [id, info, time] = await exchange(redis, [['CLIENT', 'ID'], ['CLIENT', 'INFO'], ...askTime()]);
+      const [info, time] = await exchange(redis, [['CLIENT', 'INFO'], ...askTime()]);
       if (time instanceof Error) throw time;
       this.#clock.set(time, sent);
       clearTimeout(timer);
       const { id: old, address } = this;
-      this.id = typeof id === 'number' ? id : undefined;
-      this.address = /\baddr=(\S+)/.exec(String(info))?.[1];
+      [, this.id, this.address] = /\bid=(\d+) addr=(\S+)/.exec(String(info)) ?? [];
       if (this.#wasOpen && !(await this.#end(redis, old, address))) await pause(this.#graceMs);
       this.#wasOpen = true;
       return true;
@@ -198,16 +197,15 @@ export class Link {
   }
 
   /**
-   * Makes the server give up the connection before this one (SABIR-LOST-3). Ids begin anew when Redis does, and then the old one
-   * may be a stranger's: so its address, where it is known, has to be the same too.
+   * Makes the server give up the connection before this one (SABIR-LOST-3). Not by the id alone: ids begin anew when Redis does, and
+   * then it may be a stranger's.
    *
-   * @param {Redis} redis @param {number | undefined} id @param {string | undefined} address
+   * @param {Redis} redis @param {string | undefined} id @param {string | undefined} address as Redis has it
    * @returns {Promise<boolean>} whether it is gone
    */
   async #end(redis, id, address) {
-    if (id === undefined || this.id === undefined) return false;
-    if (id > this.id) return true; // Redis began anew, so it is gone
-    const [ended] = await exchange(redis, [['CLIENT', 'KILL', 'ID', String(id), ...(address ? ['ADDR', address] : [])]]);
+    if (id === undefined || address === undefined) return false;
+    const [ended] = await exchange(redis, [['CLIENT', 'KILL', 'ID', id, 'ADDR', address]]);
     return typeof ended === 'number';
   }
 

@@ -419,7 +419,7 @@ export class Server {
     if (this.#taking) {
       const isDone = this.#taking.then(() => true);
       do { // again and again, as it may come before the take that it is to end
-        if (taking.id) await ask(link, [['CLIENT', 'UNBLOCK', String(taking.id)]]).catch(noop);
+        if (taking.id) await ask(link, [['CLIENT', 'UNBLOCK', taking.id]]).catch(noop);
       } while (!(await Promise.race([isDone, pause(50)])));
       await this.#patiently(async () => {
         await taking.open(); // a lost connection could still take

@@ -49,8 +49,8 @@ export type Redis = ReturnType<typeof createRedis>;
 /** A connection that is opened when it is needed, and again when it was lost. It sends nothing again by itself. */
 export declare class Link {
     #private;
-    /** The connection's id, as `CLIENT UNBLOCK` wants it; undefined: not known. @type {number | undefined} */
-    id: number | undefined;
+    /** The connection's id, as `CLIENT UNBLOCK` wants it; undefined: not known. @type {string | undefined} */
+    id: string | undefined;
     /** Its address, as Redis sees it; undefined: not known. @type {string | undefined} */
     address: string | undefined;
     /**

@@ -544,10 +544,10 @@ def test_acl_of_the_specification(shell: Blocking, url: str, raw: redis.Redis, n
     key = f"{namespace}:{{calc}}:"
     name = namespace.replace(".", "-")
     acl = {
-        f"{name}-w": f"resetkeys resetchannels -@all ~{key}* +hello +auth +ping +select +client|id +client|kill"
+        f"{name}-w": f"resetkeys resetchannels -@all ~{key}* +hello +auth +ping +select +client|info +client|kill"
         " +client|unblock +blmove +lmove +lrange +lrem +lpos +rpush +ltrim +pexpire +zadd +zrem +set +multi +exec +time",
         f"{name}-c": f"resetkeys resetchannels -@all %W~{key}requests ~{key}reply:web-1.*"
-        " +hello +auth +ping +select +client|id +rpush +blpop +lpop +time",
+        " +hello +auth +ping +select +client|info +rpush +blpop +lpop +time",
     }
     try:
         for user, rules in acl.items():

@@ -527,15 +527,26 @@ def test_error_replies_are_told_from_lost_connections() -> None:
     assert _link.describe(redis.OutOfMemoryError("command not allowed")) == "OOM command not allowed"
 
 
-def test_an_old_id_is_not_somebody_elses() -> None:
-    """Connection ids start again with the server: after a smaller one nothing is killed."""
+def test_an_old_id_is_not_somebody_elses(url: str, raw: redis.Redis) -> None:
+    """SABIR-LOST-3: connection ids start again with the server, so that an old one is ended by its address too."""
+    link = _link.Link(_link.factory(url, None), _link.Clock())
+    link.open(2)
+    assert link.who is not None
+    id, address = link.who
+    assert link._kill() == [("CLIENT", "KILL", "ID", id, "ADDR", address)]
+    stranger = raw.client_id()
+    link.who = (str(stranger), address)  # as after a restart
+    link.close()
+    link.open(2)
+    assert raw.client_id() == stranger
+    link.close()
+
+
+def test_only_an_answered_kill_ends_the_old_connection_for_sure() -> None:
     link = _link.Link(lambda: None, _link.Clock())
-    assert link._kill(7) == []
-    assert link._settled(7, [], [])
-    assert link._kill(9) == [("CLIENT", "KILL", "ID", "7")]
-    assert link._settled(9, link._kill(9), [1])
-    assert link._kill(3) == []
-    assert link._settled(3, [], [])
-    assert not link._settled(4, link._kill(4), [redis.ResponseError("NOPERM")])
-    assert not link._settled(None, link._kill(None), [])
-    assert not link._settled(9, link._kill(9), [])
+    assert link._kill() == []
+    assert link._settled(("7", "a:1"), [], [])
+    assert link._settled(("9", "a:2"), link._kill(), [1])
+    assert not link._settled(("9", "a:2"), link._kill(), [redis.ResponseError("NOPERM")])
+    assert link._settled(None, link._kill(), [0])
+    assert not link._settled(("9", "a:2"), link._kill(), [])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -44,7 +45,8 @@ _CODES: Final[dict[type, str]] = {
     redis.exceptions.ClusterDownError: "CLUSTERDOWN",
     redis.exceptions.TryAgainError: "TRYAGAIN",
 }
-_HELLO: Final[Commands] = [*commands.clock(), ("CLIENT", "ID")]
+_HELLO: Final[Commands] = [*commands.clock(), ("CLIENT", "INFO")]
+_WHO: Final = re.compile(rb"\bid=([0-9]+) addr=(\S+)")
 
 
 class LinkLost(Exception):
@@ -154,33 +156,34 @@ class _Hello:
         self._clock = clock
         self._connection: Any = None
         self._opened = False
-        self.id: int | None = None
-        """CLIENT ID of the connection, or of the one before; None where Redis does not tell."""
+        self.who: tuple[str, str] | None = None
+        """The id and the address of the connection as Redis has them, or of the one before; None where it does not tell."""
 
     @property
     def is_open(self) -> bool:
         """Whether there is a connection, as far as is known."""
         return self._connection is not None
 
-    def _greeted(self, answers: list[Any], sent: float) -> int | None:
-        """Take the answers to _HELLO. Returns the new connection's id. Raises LinkRefused."""
-        time_answer, id = answers
+    def _greeted(self, answers: list[Any], sent: float) -> tuple[str, str] | None:
+        """Take the answers to _HELLO. Returns who the new connection is. Raises LinkRefused."""
+        time_answer, info = answers
         if isinstance(time_answer, Exception):
             raise LinkRefused(time_answer)
         self._clock.update(time_answer, sent)
-        return id if isinstance(id, int) else None
+        found = _WHO.search(info) if isinstance(info, bytes) else None
+        return (found[1].decode(), found[2].decode()) if found else None
 
-    def _kill(self, new: int | None) -> Commands:
-        """What ends the connection before this one; nothing, if there is none or its id is not known.
+    def _kill(self) -> Commands:
+        """What ends the connection before this one; nothing, if there is none or it is not known.
 
-        Ids only grow: after a smaller one the server is another, and the old id may be somebody else's there.
+        Not by the id alone: after a restart of the server it may be somebody else's.
         """
-        return [("CLIENT", "KILL", "ID", str(self.id))] if self.id is not None and new is not None and new > self.id else []
+        return [("CLIENT", "KILL", "ID", self.who[0], "ADDR", self.who[1])] if self.who is not None else []
 
-    def _settled(self, new: int | None, kill: Commands, answers: list[Any]) -> bool:
+    def _settled(self, new: tuple[str, str] | None, kill: Commands, answers: list[Any]) -> bool:
         """Take the answer to the kill. Returns whether the connection before this one has ended for sure."""
-        ended = isinstance(answers[0], int) if kill else not self._opened or None not in (self.id, new)
-        self._opened, self.id = True, new
+        ended = isinstance(answers[0], int) if kill else not self._opened
+        self._opened, self.who = True, new
         return ended
 
 
@@ -209,9 +212,9 @@ class Link(_Hello):
         self._connection, self.unread = connection, 0
         sent = time.monotonic()
         try:
-            id = self._greeted(self.run(_HELLO, ends - sent), sent)
-            kill = self._kill(id)
-            ended = self._settled(id, kill, self.run(kill, ends - time.monotonic()) if kill else [])
+            who = self._greeted(self.run(_HELLO, ends - sent), sent)
+            kill = self._kill()
+            ended = self._settled(who, kill, self.run(kill, ends - time.monotonic()) if kill else [])
         except LinkLost as lost:
             lost.sent = False  # nothing of the caller's
             raise
@@ -300,9 +303,9 @@ class AsyncLink(_Hello):
         self._connection = connection
         sent = time.monotonic()
         try:
-            id = self._greeted(await self.run(_HELLO, timeout), sent)
-            kill = self._kill(id)
-            ended = self._settled(id, kill, await self.run(kill, timeout) if kill else [])
+            who = self._greeted(await self.run(_HELLO, timeout), sent)
+            kill = self._kill()
+            ended = self._settled(who, kill, await self.run(kill, timeout) if kill else [])
         except LinkLost as lost:
             lost.sent = False
             raise

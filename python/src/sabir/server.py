@@ -260,12 +260,12 @@ class Server(Methods):
 
     def _wake_taker(self, waker: Link) -> None:
         """End a take that Redis still holds blocked. Should it fail, the take ends by itself within its block time."""
-        if self._take_link.id is None:
+        if self._take_link.who is None:
             return
         try:
             if not waker.is_open:
                 waker.open(MARGIN)
-            waker.run([("CLIENT", "UNBLOCK", str(self._take_link.id))], MARGIN)
+            waker.run([("CLIENT", "UNBLOCK", self._take_link.who[0])], MARGIN)
         except (LinkLost, LinkRefused):
             pass
 
@@ -417,7 +417,7 @@ class Server(Methods):
                     if refused is not None:
                         raise LinkRefused(refused)
                 except (LinkLost, LinkRefused) as error:
-                    unknown = unknown or (isinstance(error, LinkLost) and error.sent)
+                    unknown = unknown or not isinstance(error, LinkLost) or error.sent
                     link.drop(error)
                     trouble.begin(error)
                     self._given_up.wait(backoff.pause())

@@ -60,11 +60,11 @@ module Sabir
     # @return [Boolean] whether what was sent over the lost connection has an end
     # @raise [Lost]
     def reopen(patience)
-      id, time = exchange([%w[CLIENT ID], *Commands.clock], patience)
+      info, time = exchange([%w[CLIENT INFO], *Commands.clock], patience)
       @clock.set(Connection.value(time))
-      ended = !@known || kill(@id, id, patience)
+      ended = !@known || kill(patience)
       @known = @open = true
-      @id = id if id.is_a?(Integer)
+      @id, @address = info.is_a?(String) ? info.match(/\bid=(\d+) addr=(\S+)/)&.captures : nil
       ended
     rescue Refused => e # LOADING, say
       close
@@ -104,13 +104,12 @@ module Sabir
 
     private
 
-    # @return [Boolean] whether the connection of that id has come to its end
-    def kill(lost, id, patience)
-      return false unless lost && id.is_a?(Integer)
-      # Ids rise. A lower one is that of a server that was started anew, where `lost` may be somebody else's.
-      return true if id <= lost
+    # Not by the id alone: after a restart of the server it may be somebody else's.
+    # @return [Boolean] whether the connection before this one has come to its end
+    def kill(patience)
+      return false unless @id
 
-      exchange([["CLIENT", "KILL", "ID", lost.to_s]], patience).first.is_a?(Integer)
+      exchange([["CLIENT", "KILL", "ID", @id, "ADDR", @address]], patience).first.is_a?(Integer)
     end
 
     if VERSION_5

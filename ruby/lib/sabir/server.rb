@@ -193,7 +193,7 @@ module Sabir
     def settle(line, commands, element)
       sent = false
       trying("reply") do
-        hand = look(line) unless line.open?
+        hand = look(line) if sent || !line.open?
         next if sent && hand && hand.count(element) < @held[element]
 
         sent = true

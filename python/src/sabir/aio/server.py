@@ -160,11 +160,11 @@ class Server(Methods):
             self._takes.cancel()  # it waits for the first heartbeat
         try:
             while self._takes is not None and not self._takes.done():
-                if self._take_link.id is not None:
+                if self._take_link.who is not None:
                     try:
                         if not waker.is_open:
                             await waker.open(ANSWER)
-                        await waker.run([("CLIENT", "UNBLOCK", str(self._take_link.id))], ANSWER)
+                        await waker.run([("CLIENT", "UNBLOCK", self._take_link.who[0])], ANSWER)
                     except (LinkLost, LinkRefused):
                         pass  # the take ends by itself within its block time
                 await asyncio.wait([self._takes], timeout=0.05)
@@ -362,7 +362,7 @@ class Server(Methods):
                     continue
                 batch = await self._write_once(batch)
             except (LinkLost, LinkRefused) as error:
-                unknown = unknown or (isinstance(error, LinkLost) and error.sent)
+                unknown = unknown or not isinstance(error, LinkLost) or error.sent
                 await link.drop(error)
                 trouble.begin(error)
                 await asyncio.sleep(backoff.pause())
