@@ -1,6 +1,6 @@
 # Every target sets up first, which takes well under a second when nothing is to do. What the parts run: .ci/test.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-python test-ruby test-node test-protocol clean
+.PHONY: help setup demo test lint test-python test-ruby test-node test-protocol conformance clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test-node: setup ## Node: tests, tsc --strict
 
 test-protocol: setup ## protocol: spec lint, schemas against vectors, the transcripts in redis-cli
 	@.venv/bin/python .ci/test protocol
+
+conformance: setup ## the suite on all ports, its mutants, its own tests; the report is .setup/conformance/index.html
+	@.venv/bin/python .ci/test conformance
 
 clean: ## remove what the other targets made (no system packages)
 	@rm -rf .venv .setup node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

