@@ -210,8 +210,8 @@ def unproven(killed: dict[str, list[str]]) -> list[Requirement]:
 
 
 def default_jobs() -> int:
-    """How many mutants side by side: most of a mutant's time is waiting."""
-    return 2 * (os.cpu_count() or 2)
+    """So many mutants side by side: most of their time they wait."""
+    return 3 * (os.cpu_count() or 2)
 
 
 def run(
