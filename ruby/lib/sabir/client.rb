@@ -134,7 +134,7 @@ module Sabir
     def fresh?(line, patience)
       return true if line.idle < IDLE_S && @clock.fresh?(CLOCK_S)
 
-      @clock.set(Connection.value(line.exchange(Commands.clock, patience).first))
+      @clock.set(Connection.value(line.exchange(Commands.clock, patience).first), line.sent)
     rescue Connection::Lost, Connection::Refused
       false
     end

@@ -11,9 +11,10 @@ module Sabir
     def self.monotonic = Process.clock_gettime(Process::CLOCK_MONOTONIC)
 
     # @param time [Array(String, String)] what TIME has just answered: seconds and microseconds
-    def set(time)
+    # @param sent [Float] when it was asked, by {monotonic}: Redis read its clock between then and now
+    def set(time, sent = Clock.monotonic)
       now = Clock.monotonic
-      @set = [time[0].to_i + (time[1].to_i / 1e6) - now, now].freeze # one assignment: readers need no lock
+      @set = [time[0].to_i + (time[1].to_i / 1e6) - ((sent + now) / 2), now].freeze # one assignment: readers need no lock
     end
 
     # @return [Integer] ms since 1970
@@ -61,7 +62,7 @@ module Sabir
     # @raise [Lost]
     def reopen(patience)
       info, time = exchange([%w[CLIENT INFO], *Commands.clock], patience)
-      @clock.set(Connection.value(time))
+      @clock.set(Connection.value(time), @sent)
       ended = !@known || kill(patience)
       @known = @open = true
       @id, @address = info.is_a?(String) ? info.match(/\bid=(\d+) addr=(\S+)/)&.captures : nil
@@ -78,6 +79,7 @@ module Sabir
     # @raise [Lost]
     def exchange(commands, patience)
       replies = []
+      @sent = Clock.monotonic
       stream(commands, patience) do |reply|
         replies << reply
         yield reply if block_given?
@@ -93,6 +95,9 @@ module Sabir
     # @return [Object] the reply itself
     # @raise [Refused] it is an error reply
     def self.value(reply) = reply.is_a?(Exception) ? raise(Refused, reply.message) : reply
+
+    # @return [Float] when it last sent something, by {Clock.monotonic}
+    attr_reader :sent
 
     # @return [Float] seconds since it was last used
     def idle = Clock.monotonic - @used

@@ -223,7 +223,7 @@ module Sabir
     def beat
       @beats.open? || @beats.reopen(MARGIN_S)
       answer = Connection.value(@beats.exchange(Commands.heartbeat(@keys, @worker, lease_ends), MARGIN_S).last)
-      @clock.set(answer.first)
+      @clock.set(answer.first, @beats.sent)
       answer.each { |part| Connection.value(part) } # a key of the wrong type, say
     end
 
