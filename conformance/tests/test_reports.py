@@ -187,20 +187,19 @@ def test_the_grid_in_a_readme(mixed: Session, tmp_path: Path, capsys: pytest.Cap
     whole = {**figures.summary(mixed), "partial": False}
     summary.write_text(json.dumps(whole), encoding="utf-8")
     readme.write_text("# A\n<!-- conformance-grid -->\nold\n<!-- /conformance-grid -->\nB\n", encoding="utf-8")
-    arguments = [str(summary), str(readme)]
-    assert grid.main([*arguments, "--check"]) == 1
+    assert grid.rewrite(summary, readme, check=True) == 1
     assert "old" in readme.read_text(encoding="utf-8")
-    assert grid.main(arguments) == 0
+    assert grid.rewrite(summary, readme, check=False) == 0
     text = readme.read_text(encoding="utf-8")
     assert "| python | 1/1 |" in text
     assert text.startswith("# A\n<!--")
     assert text.endswith("<!-- /conformance-grid -->\nB\n")
     assert not re.search(r"20\d\d-|127\.0|embedded", text), "no date, no machine"
-    assert grid.main([*arguments, "--check"]) == 0
+    assert grid.rewrite(summary, readme, check=True) == 0
     readme.write_text("no block", encoding="utf-8")
-    assert grid.main(arguments) == 2
+    assert grid.rewrite(summary, readme, check=False) == 2
     summary.write_text(json.dumps(figures.summary(mixed)), encoding="utf-8")
-    assert grid.main(arguments) == 2
+    assert grid.rewrite(summary, readme, check=False) == 2
     assert "some cases only" in capsys.readouterr().err
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from . import reports, session
 from .driver import DriverError, Manifest
 from .mutants import run as mutants_run
-from .run import GREEN
+from .reports import grid
 from .server import ServerError, provide
 from .session import Options, Session
 from .suite import SuiteError, all_cases
@@ -185,4 +185,13 @@ def mutants(
     sys.exit(0 if good else 1)
 
 
-__all__ = ["GREEN", "main"]
+@main.command("grid")
+@click.argument("summary", type=click.Path(exists=True, path_type=Path))
+@click.argument("markdown", type=click.Path(exists=True, path_type=Path))
+@click.option("--check", is_flag=True, help="Change nothing; exit status 1 if it is stale.")
+def grid_(summary: Path, markdown: Path, check: bool) -> None:
+    """Write the grid of a run (the summary.json of its report) into a Markdown file, between its two markers."""
+    sys.exit(grid.rewrite(summary, markdown, check))
+
+
+__all__ = ["main"]

@@ -14,7 +14,7 @@ module Sabir
     # @param sent [Float] when it was asked, by {monotonic}: Redis read its clock between then and now
     def set(time, sent = Clock.monotonic)
       now = Clock.monotonic
-      @set = [time[0].to_i + (time[1].to_i / 1e6) - ((sent + now) / 2), now].freeze # one assignment: readers need no lock
+      @set = [time[0].to_i + (time[1].to_i / 1e6) - ((sent + now) / 2), now].freeze # at once: no lock is needed
     end
 
     # @return [Integer] ms since 1970

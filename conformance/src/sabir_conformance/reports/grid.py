@@ -1,6 +1,6 @@
 """The grid as Markdown: for a README, from the last run's summary.json, and for CI's summary.
 
-    python -m sabir_conformance.reports.grid summary.json README.md [--check]
+    sabir-conformance grid summary.json README.md [--check]
 
 rewrites what stands between ``<!-- conformance-grid -->`` and ``<!-- /conformance-grid -->``; with --check it only tells,
 by its exit status, whether that is stale (1). A run of some of the cases, or one that lost some, is refused (2).
@@ -8,7 +8,6 @@ by its exit status, whether that is stale (1). A run of some of the cases, or on
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -50,32 +49,22 @@ def rewritten(text: str, summary: dict[str, Any]) -> str:
     return made
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m sabir_conformance.reports.grid", description=(__doc__ or "").split("\n", 1)[0]
-    )
-    parser.add_argument("summary", type=Path)
-    parser.add_argument("markdown", type=Path)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if it is stale")
-    options = parser.parse_args(arguments)
+def rewrite(summary_path: Path, markdown_path: Path, check: bool) -> int:
+    """Rewrite the block of a Markdown file. ``check``: change nothing. Returns the exit status."""
     try:
-        summary = json.loads(options.summary.read_text(encoding="utf-8"))
+        summary = json.loads(summary_path.read_text(encoding="utf-8"))
         if summary["partial"] or sum(summary["verdicts"].values()) != summary["planned"]:
-            raise ValueError(f"{options.summary}: from a run of some cases only; the grid wants a whole one")
-        old = options.markdown.read_text(encoding="utf-8")
+            raise ValueError(f"{summary_path}: from a run of some cases only; the grid wants a whole one")
+        old = markdown_path.read_text(encoding="utf-8")
         new = rewritten(old, summary)
     except (OSError, ValueError, KeyError) as error:
         print(f"grid: {error}", file=sys.stderr)
         return 2
     if old == new:
         return 0
-    if options.check:
-        print(f"grid: {options.markdown} is stale; without --check this command rewrites it", file=sys.stderr)
+    if check:
+        print(f"grid: {markdown_path} is stale; without --check this command rewrites it", file=sys.stderr)
         return 1
-    options.markdown.write_text(new, encoding="utf-8")
-    print(f"grid: {options.markdown} rewritten")
+    markdown_path.write_text(new, encoding="utf-8")
+    print(f"grid: {markdown_path} rewritten")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
