@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 import fnmatch
 import json
 import random
 import re
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from typing import Any, Final
 
 from . import cross
 from .driver import Driver, Manifest
-from .resp import Connection
+from .resp import Connection, RedisError
 from .run import FAIL, GREEN, HARNESS, KNOWN, PASS, STALE, VERDICTS, Result, run_driver
 from .schemas import protocol_folder, validate
 from .server import Redis, ServerError
@@ -98,7 +100,7 @@ async def run(session: Session, redis: Redis, report: Callable[[Result], None]) 
     """Run everything that the session's options ask for. Results go to the session, and to ``report`` one by one."""
     options = session.options
     session.seed = options.seed if options.seed is not None else random.randrange(1 << 31)  # noqa: S311 - no secret
-    session.redis = await _guard(redis)
+    session.redis, redis = await _meet(redis)
     begin = time.monotonic()
     known = Known.read(options.known) if options.known else Known([])
     stop = asyncio.Event()
@@ -181,19 +183,23 @@ def _waits(case: dict[str, Any]) -> float:
     return seconds
 
 
-async def _guard(redis: Redis) -> str:
-    """What the Redis is. Raises ServerError where the suite could do harm, or can't run."""
+async def _meet(redis: Redis) -> tuple[str, Redis]:
+    """What the Redis is, and what it lets the runner do. Raises ServerError where the suite can't run."""
     try:
         connection = await Connection.open(redis.host, redis.port, redis.user, redis.password)
         info = (await connection.run("INFO", "server")).decode()
+        user = f"t{secrets.token_hex(6)}"
+        # Each port gets a user that is confined to the keys of its case: where that can't be, stray keys go unseen.
+        users, patterns = await connection.run_all([("ACL", "SETUSER", user, "reset"), ("ACL", "SETUSER", user, "%W~x")])
+        await connection.run_all([("ACL", "DELUSER", user)])
         await connection.close()
     except Exception as error:
         raise ServerError(f"{redis.name}: {error}") from error
     fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-    name = (
-        "Valkey " + fields["valkey_version"] if "valkey_version" in fields else "Redis " + fields.get("redis_version", "?")
-    )
-    return f"{name} ({redis.name})"
+    name = "Valkey " + fields["valkey_version"] if "valkey_version" in fields else "Redis " + fields["redis_version"]
+    acl, write_only = (not isinstance(answer, RedisError) for answer in (users, patterns))
+    note = "" if acl else "; no ACL users here: keys that a port must not touch go unseen"
+    return f"{name} ({redis.name}{note})", dataclasses.replace(redis, acl=acl, write_only_patterns=write_only)
 
 
 # ---------------------------------------------------------------------------------------------------- known failures
