@@ -127,6 +127,8 @@ async def run(session: Session, redis: Redis, report: Callable[[Result], None]) 
 
     def met(driver: Driver) -> None:
         session.hellos[driver.manifest.name] = driver.hello
+        if options.attach:
+            input(f"{driver.title} has the process id {driver.pid}: attach a debugger, then press Enter. ")
 
     try:
         for manifest in session.manifests:  # one port after the other, its two roles side by side
