@@ -217,13 +217,14 @@ module Sabir
       return false if @sent && !@token # a notification: sent, perhaps
       return false if error.is_a?(Connection::Refused) && !@sent && !TRANSIENT.match?(error.message) # [SABIR-LOST-5]
 
+      @risked ||= @sent && !@accepted # it may be in the queue, whatever becomes of the next one [SABIR-LOST-5]
       @sent &&= @accepted || !@idempotent
       sleep(Connection.pause(@attempt += 1).clamp(0, [left, 0].max))
       left.positive?
     end
 
     def failure
-      return NotQueued.new("not queued: #{@trouble || "no time left"}") unless @sent
+      return NotQueued.new("not queued: #{@trouble || "no time left"}") unless @sent || @risked
       return ConnectionLost.new("connection lost: #{@trouble}") unless @line.open? && @token
 
       CallTimeout.new("no reply in time#{" (#{@trouble})" if @trouble}")
