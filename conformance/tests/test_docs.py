@@ -111,7 +111,7 @@ def steps() -> str:
 
 
 def test_steps() -> None:
-    """The list of steps is made from steps.py: UPDATE=1 pytest tests/test_docs.py writes it."""
+    """The list of steps is made from the modules of steps/: UPDATE=1 pytest tests/test_docs.py writes it."""
     path = DOCS / "cases.md"
     page = path.read_text(encoding="utf-8")
     made = re.sub(

@@ -9,7 +9,7 @@ from pathlib import Path
 import click  # options, help and exit codes
 from rich.console import Console
 
-from . import reports, session
+from . import cross, reports, session
 from .driver import DriverError, Manifest
 from .mutants import run as mutants_run
 from .reports import grid
@@ -140,7 +140,7 @@ def list_(keyword: str, rules: bool, kills: Path | None) -> None:
         for rule in session.requirements(killed):
             click.echo(f"{rule.id:22} {rule.state:9} {len(rule.cases):4} cases  {rule.text[2:100]}")
         return
-    chosen = [case for case in [*all_cases(), *session.cross.cases()] if session.matches(case, keyword)]
+    chosen = [case for case in [*all_cases(), *cross.cases()] if session.matches(case, keyword)]
     for case in chosen:
         click.echo(f"{case['id']:60} {' '.join(case['rules'])}")
     click.echo(f"{len(chosen)} cases")

@@ -22,6 +22,11 @@ _VALUES: Final = {
     "large": "x" * 300_000,
 }
 
+_End = Driver | DriverError
+"""A driver that was started, or why it was not."""
+_Ends = tuple[_End, _End]
+"""The client's and the server's."""
+
 
 def cases() -> list[dict[str, Any]]:
     """The checks, as cases without steps: ``ask`` of the client, ``expect`` of its answer."""
@@ -116,7 +121,7 @@ async def run(
     """Run the checks of all pairs; the drivers of a role run side by side."""
     url = f"redis://{redis.login}{redis.host}:{redis.port}/{redis.db}"
     namespace = f"t{secrets.token_hex(6)}"
-    drivers: dict[tuple[str, str], Driver | DriverError] = {}
+    drivers: dict[tuple[str, str], _End] = {}
     for manifest, role in {
         (m.name, r): (m, r) for pair in chosen for m, r in zip(pair, ("client", "server"), strict=True)
     }.values():
@@ -141,32 +146,32 @@ async def run(
         for client, server in chosen:
             title = f"{client.name} → {server.name}"
             ends = (drivers[client.name, "client"], drivers[server.name, "server"])
-            fault = next((end for end in ends if isinstance(end, DriverError)), None)
             gate = asyncio.Semaphore(4)
 
             async def one(
-                case: dict[str, Any], title: str = title, ends: Any = ends, fault: Any = fault, gate: Any = gate
+                case: dict[str, Any], title: str = title, ends: _Ends = ends, gate: asyncio.Semaphore = gate
             ) -> None:
+                calling, called = ends
                 async with gate:
                     if stop.is_set():
                         report(Result(case, title, NOT_RUN, "a case before it failed (--fail-fast)"))
-                    elif fault is not None:
-                        report(Result(case, title, HARNESS, str(fault)))
+                    elif isinstance(calling, DriverError):
+                        report(Result(case, title, HARNESS, str(calling)))
+                    elif isinstance(called, DriverError):
+                        report(Result(case, title, HARNESS, str(called)))
                     else:
-                        report(await _check(case, title, *ends, url, namespace))
+                        report(await _check(case, title, calling, called, url, namespace))
 
             await asyncio.gather(*(one(case) for case in cases))
     finally:
-        for driver in drivers.values():
-            if isinstance(driver, Driver):
-                if driver.role == "server" and driver.fault is None:
+        for end in drivers.values():
+            if isinstance(end, Driver):
+                if end.role == "server" and end.fault is None:
                     try:
-                        await driver.ask(
-                            "stop", seconds=5.0, namespace=namespace, service=driver.manifest.name.replace(".", "-")
-                        )
+                        await end.ask("stop", seconds=5.0, namespace=namespace, service=end.manifest.name.replace(".", "-"))
                     except DriverError:
                         pass  # it is stopped next
-                await driver.stop()
+                await end.stop()
         await _clean(redis, namespace)
 
 

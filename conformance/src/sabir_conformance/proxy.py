@@ -241,7 +241,7 @@ class _Link:
     async def _replies(self) -> None:
         stream = Stream()
         while data := await self._up_reader.read(1 << 18):
-            out = []
+            out: list[bytes] = []
             for message in stream.feed(data):
                 rule = self._waiting[0][1] if self._waiting else None
                 if rule is not None and rule.do == "hold answer":

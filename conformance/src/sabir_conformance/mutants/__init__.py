@@ -13,14 +13,33 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 VARIABLE: Final = "SABIR_MUTANT"
 """The environment variable that names the mutant to a driver."""
 CONTROLS: Final = {"server": "server/values/integer", "client": "client/requests/call"}
 """The case that has to pass with every mutant of the role."""
 
+AREAS: Final = (
+    "server.names",
+    "server.requests",
+    "server.replies",
+    "server.hand",
+    "server.times",
+    "server.dead",
+    "server.ends",
+    "client.names",
+    "client.requests",
+    "client.calls",
+    "client.errors",
+    "client.lost",
+)
+"""The modules that register mutants, in the order in which they are listed."""
+
 Change = Callable[[], None]
+T = TypeVar("T")
+Original = Callable[..., T]
+"""What wrap() gives to a function first: that in whose place it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +79,8 @@ def mutant(rule: str, killed_by: str, *also: str) -> Callable[[Change], Change]:
 
 def all_mutants() -> dict[str, Mutant]:
     """Every mutant by its name. Raises ImportError where the Python port is not installed."""
-    for name in ("server", "client"):
-        importlib.import_module(f"{__name__}.{name}")
+    for area in AREAS:
+        importlib.import_module(f"{__name__}.{area}")
     return _REGISTER
 
 

@@ -150,7 +150,8 @@ def with_mutant(manifest: Manifest, name: str) -> Manifest:
 
 def try_mutant(name: str, manifest: Manifest, redis: Redis) -> Trial:
     """Run the cases for a mutant; in a process of the pool."""
-    mutant, results = all_mutants()[name], []
+    mutant = all_mutants()[name]
+    results: list[Result] = []
     begin = time.monotonic()
     cases = cases_for(mutant)
     asyncio.run(run_driver(with_mutant(manifest, name), mutant.role, cases, redis, results.append, at_once=10))

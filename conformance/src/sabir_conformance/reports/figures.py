@@ -9,7 +9,8 @@ from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from ..run import GREEN, PASS, VERDICTS, Line, Result
+from ..proxy import Line
+from ..run import GREEN, PASS, VERDICTS, Result
 from ..session import Session, requirements
 
 ARROW: Final = " → "

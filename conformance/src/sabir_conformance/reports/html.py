@@ -9,7 +9,8 @@ import string
 from pathlib import Path
 from typing import Any, Final
 
-from ..run import GREEN, VERDICTS, Line, Result
+from ..proxy import Line
+from ..run import GREEN, VERDICTS, Result
 from ..session import Session, requirements
 from . import figures
 

@@ -33,7 +33,7 @@ def write(session: Session, path: Path) -> None:
         counts = _counts(results)
         for key, number in counts.items():
             totals[key] += number
-        suite = Tree.SubElement(top, "testsuite", name=name, **{key: str(number) for key, number in counts.items()})
+        suite = Tree.SubElement(top, "testsuite", {"name": name, **{key: str(number) for key, number in counts.items()}})
         suite.set("time", f"{sum(result.seconds for result in results):.3f}")
         suite.set("timestamp", session.began.strftime("%Y-%m-%dT%H:%M:%S"))
         suite.append(_properties(_about(session, name)))

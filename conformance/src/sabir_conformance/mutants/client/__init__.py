@@ -1,0 +1,1 @@
+"""Mutants of the client, a module an area; all_mutants() imports them."""
