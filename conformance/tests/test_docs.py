@@ -114,9 +114,10 @@ def test_steps() -> None:
     """The list of steps is made from the modules of steps/: UPDATE=1 pytest tests/test_docs.py writes it."""
     path = DOCS / "cases.md"
     page = path.read_text(encoding="utf-8")
-    made = re.sub(
-        r"(<!-- steps -->\n).*(\n<!-- end -->)", lambda found: found[1] + steps() + found[2], page, flags=re.DOTALL
+    made, times = re.subn(
+        r"(<!-- steps -->\n).*?(<!-- end -->)", lambda found: found[1] + steps() + "\n" + found[2], page, flags=re.DOTALL
     )
+    assert times == 1
     if os.environ.get("UPDATE"):
         path.write_text(made, encoding="utf-8")
     assert made == page or os.environ.get("UPDATE"), "UPDATE=1 pytest tests/test_docs.py"
