@@ -278,4 +278,4 @@ def test_manifest(path: Path) -> None:
 def test_small(path: Path) -> None:
     """A driver is an afternoon's work."""
     written = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    assert len(written) <= {"skeleton": 60, "python": 170}.get(path.parent.name, 150)
+    assert len(written) <= {"skeleton": 60}.get(path.parent.name, 150)

@@ -18,21 +18,23 @@ opening = threading.Lock()
 
 def say(line):
     with write_lock:
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
+        print(json.dumps(line), flush=True)
 
 
 # ---------------------------------------------------------------------------------------------------- client
 
 
-def outcome_of(call):
+def told(value):
+    return failure(value) if isinstance(value, sabir.SabirError) else {"outcome": "result", "value": json.dumps(value)}
+
+
+def outcome_of(call, answer=told):
     try:
-        value = call()
+        return answer(call())
     except sabir.SabirError as error:
         return failure(error)
     except (ValueError, TypeError) as error:
         return {"outcome": "refused_locally", "message": str(error)}
-    return {"outcome": "result", "value": json.dumps(value)}
 
 
 def failure(error):
@@ -73,24 +75,18 @@ def do_call(ask):
 
 def do_many(ask):
     calls = [(call["method"], json.loads(call["params"])) for call in ask["calls"]]
-    try:
-        results = client_of(ask).many(ask["service"], calls, **timeout_of(ask))
-    except (sabir.SabirError, ValueError, TypeError):
-        return outcome_of(lambda: client_of(ask).many(ask["service"], calls, **timeout_of(ask)))
-    return {
-        "outcomes": [
-            failure(r) if isinstance(r, sabir.SabirError) else {"outcome": "result", "value": json.dumps(r)}
-            for r in results
-        ]
-    }
+    many = client_of(ask).many
+    return outcome_of(
+        lambda: many(ask["service"], calls, **timeout_of(ask)), lambda results: {"outcomes": [told(r) for r in results]}
+    )
 
 
 def do_notify(ask):
-    expires = {"expires": ask["expires_ms"] / 1000} if "expires_ms" in ask else {}
-    answer = outcome_of(
-        lambda: client_of(ask).notify(ask["service"], ask["method"], params_of(ask), **expires, **timeout_of(ask))
+    options = timeout_of(ask) | ({"expires": ask["expires_ms"] / 1000} if "expires_ms" in ask else {})
+    notify = client_of(ask).notify
+    return outcome_of(
+        lambda: notify(ask["service"], ask["method"], params_of(ask), **options), lambda _: {"outcome": "sent"}
     )
-    return answer | {"outcome": "sent"} if answer["outcome"] == "result" else answer
 
 
 def do_close(ask):
@@ -166,21 +162,15 @@ def methods(ask):
         invoked("about")
         now = context()
         left = now.time_left()
-        return {
-            "caller": now.caller,
-            "traceparent": now.traceparent,
-            "attempt": now.attempt,
-            "worker": now.worker,
-            "left_ms": None if left is None else left * 1000,
-        }
+        seen = {name: getattr(now, name) for name in ("caller", "traceparent", "attempt", "worker")}
+        return seen | {"left_ms": None if left is None else left * 1000}
 
     return [echo, add, fail, fail_plain, boom, sleep_ms, blob, note, count, crash, unwritable, nested, about]
 
 
 def do_serve(ask):
-    server = Server(
-        ask["service"], ask["url"], namespace=ask["namespace"], name="driver", threads=ask.get("concurrency", 4)
-    )
+    options = {"namespace": ask["namespace"], "name": "driver", "threads": ask.get("concurrency", 4)}
+    server = Server(ask["service"], ask["url"], **options)
     for method in methods(ask):
         server.register(method.__name__, method)
     server.start()
@@ -200,14 +190,8 @@ COMMANDS = {
     "client": {"call": do_call, "many": do_many, "notify": do_notify, "close": do_close},
     "server": {"serve": do_serve, "stop": do_stop, "close": do_close},
 }[sys.argv[-1]]
-HELLO = {
-    "name": "sabir",
-    "version": sabir.__version__,
-    "language": "Python",
-    "spec": ["1"],
-    "concurrent": True,
-    "features": ["many", "nested", "context"],
-}
+HELLO = {"name": "sabir", "version": sabir.__version__, "language": "Python", "spec": ["1"], "concurrent": True}
+HELLO["features"] = ["many", "nested", "context"]
 
 
 def handle(ask):

@@ -59,6 +59,7 @@ def main() -> None:
 @click.option(
     "--attach", is_flag=True, help="Print the drivers' process ids and wait for Enter, so that a debugger can be attached."
 )
+@click.option("--list", "only_list", is_flag=True, help="Print the cases that would be run, and run none.")
 @click.option("--known", type=click.Path(exists=True, path_type=Path), help="A file of known failures.")
 @click.option("--mutants", type=click.Path(exists=True, path_type=Path), help="What `mutants --out` wrote, for the report.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")
@@ -80,6 +81,7 @@ def run(
     at_once: int,
     fail_fast: bool,
     attach: bool,
+    only_list: bool,
     known: Path | None,
     mutants: Path | None,
     junit: Path | None,
@@ -106,6 +108,11 @@ def run(
         names = [manifest.name for manifest in manifests]
         if len(set(names)) != len(names):
             raise DriverError(f"two drivers of one name: {', '.join(names)}")
+        if only_list:
+            for manifest in manifests:
+                for case in session.select(options, manifest):
+                    click.echo(f"{manifest.name} {case['id']}")
+            return
         tried = reports.read_mutants(mutants) if mutants else None
         made = Session(options, manifests)
         with provide(where) as redis, reports.Live(console, made) as live:
