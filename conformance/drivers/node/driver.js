@@ -142,7 +142,7 @@ const server = {
 // ---------------------------------------------------------------------------------------------------- both
 
 const { version } = JSON.parse(readFileSync(new URL('../../../node/package.json', import.meta.url), 'utf8'));
-const HELLO = { name: 'sabir', version, language: `Node ${process.version}`, spec: ['1'], concurrent: true, features: ['many', 'nested', 'context'] };
+const HELLO = { name: 'sabir', version, language: `Node ${process.version}`, spec: ['1'], concurrent: true, features: ['many', 'nested', 'context', 'untyped'] };
 const commands = new Map(Object.entries({ hello: () => HELLO, ...{ client, server }[process.argv.at(-1)] }));
 
 async function handle({ id, cmd, ...ask }) {

@@ -191,7 +191,7 @@ COMMANDS = {
     "server": {"serve": do_serve, "stop": do_stop, "close": do_close},
 }[sys.argv[-1]]
 HELLO = {"name": "sabir", "version": sabir.__version__, "language": "Python", "spec": ["1"], "concurrent": True}
-HELLO["features"] = ["many", "nested", "context"]
+HELLO["features"] = ["many", "nested", "context", "untyped"]
 
 
 def handle(ask):

@@ -160,7 +160,7 @@ COMMANDS = {
   "server" => { "serve" => :do_serve, "stop" => :do_stop, "close" => :do_close }
 }.fetch(ARGV.last)
 HELLO = { name: "sabir", version: Sabir::VERSION, language: "Ruby #{RUBY_VERSION}", spec: ["1"], concurrent: true,
-          features: %w[many nested context] }.freeze
+          features: %w[many nested context untyped] }.freeze
 
 def handle(ask)
   command = COMMANDS[ask["cmd"]]

@@ -225,7 +225,7 @@ class Link(_Hello):
             time.sleep(commands.TAKE_BLOCK_MS / 1000)
 
     def is_stale(self) -> bool:
-        """Whether an idle connection was closed by the other side, or holds what nobody asked for."""
+        """Whether an idle connection was closed by the other side, or holds what nobody asked for (SABIR-LOST-6)."""
         try:
             return bool(self._connection.can_read(0))
         except _LOST:

@@ -131,6 +131,7 @@ module Sabir
       raise ArgumentError, "timeout: expected a number of seconds > 0 and <= #{LONGEST_S}, got #{value.inspect}"
     end
 
+    # Whether a connection may be trusted with a request: one that has been idle is tried out first [SABIR-LOST-6].
     def fresh?(line, patience)
       return true if line.idle < IDLE_S && @clock.fresh?(CLOCK_S)
 

@@ -45,6 +45,15 @@ def does_not_connect_again() -> None:
         original(self, *args, **kwargs)
 
 
+@mutant("SABIR-LOST-6", "client/trouble/idle-cut")
+def trusts_an_idle_connection() -> None:
+    """A connection that was closed while it was idle is used again without a look."""
+
+    @wrap(_link.Link, "is_stale")
+    def is_stale(original: Any, *args: Any) -> bool:
+        return False
+
+
 @mutant("SABIR-LOST-5", "client/trouble/push-refused-oom", "SABIR-CALL-2", "SABIR-TRANSPORT-2")
 def calls_a_refusal_lost() -> None:
     """A push that Redis refused ends with ConnectionLost."""
