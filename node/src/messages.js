@@ -167,13 +167,20 @@ export function encodeError({ id, worker, code, message, data }, limits = LIMITS
   return bytesOf(replyText(id, worker, { error: { code, message: message.toWellFormed(), data } }), limits, InternalError);
 }
 
+/** How many bytes of an element a dead letter keeps. */
+const KEPT_BYTES = 16_777_216;
+
 /**
  * Writes a dead letter (section 11).
  *
  * @param {{ at: number, worker: string, element: Buffer } & Failure} letter `at`: ms of Redis's clock
  */
 export function encodeDeadLetter({ at, worker, code, message, data, element }) {
-  const kept = isUtf8(element) ? { element: element.toString() } : { element_base64: element.toString('base64') };
+  const isCut = element.length > KEPT_BYTES; // SABIR-DEAD-5
+  const kept =
+    !isCut && isUtf8(element)
+      ? { element: element.toString() }
+      : { element_base64: element.toString('base64', 0, KEPT_BYTES), size: isCut ? element.length : undefined };
   return Buffer.from(JSON.stringify({ v: 1, at, worker, error: { code, message: message.toWellFormed(), data }, ...kept }));
 }
 

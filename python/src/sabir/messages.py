@@ -23,6 +23,8 @@ MAX_BYTES: Final = 1_048_576
 """The default limit of an element, in bytes."""
 MAX_DEPTH: Final = 64
 """The default limit of an element's nesting, in levels."""
+KEPT_BYTES: Final = 16_777_216
+"""How many bytes of an element a dead letter keeps."""
 MAX_INTEGER: Final = 2**53 - 1
 
 Params = list[Any] | dict[str, Any] | None
@@ -182,11 +184,14 @@ def encode_error(id: str, worker: str, error: dict[str, Any], limits: Limits = L
 
 
 def encode_dead_letter(at: int, worker: str, error: dict[str, Any], element: bytes) -> bytes:
-    """A dead letter (SABIR-DEAD-1, -2). ``at``: ms of Redis's clock.
+    """A dead letter (SABIR-DEAD-1, -2), with 16 MiB of its element at most (SABIR-DEAD-5). ``at``: ms of Redis's clock.
 
     Raises TypeError or ValueError where the error's data cannot be written.
     """
     letter: dict[str, Any] = {"v": 1, "at": at, "worker": worker, "error": error}
+    if len(element) > KEPT_BYTES:
+        letter |= {"element_base64": base64.b64encode(element[:KEPT_BYTES]).decode(), "size": len(element)}
+        return to_json(letter, "error data", UNLIMITED)
     try:
         letter["element"] = element.decode("utf-8")
     except UnicodeDecodeError:

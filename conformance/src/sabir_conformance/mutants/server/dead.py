@@ -91,6 +91,12 @@ def keeps_the_oldest() -> None:
     sending("bury", lambda cmds: [(*c[:2], "0", "999") if c[0] == "LTRIM" else c for c in cmds])
 
 
+@mutant("SABIR-DEAD-5", "server/notifications/huge", "SABIR-WORKER-5")
+def keeps_huge_elements() -> None:
+    """A dead letter keeps its element whole, however large."""
+    messages.KEPT_BYTES = 1 << 40  # type: ignore[misc]
+
+
 @mutant("SABIR-DEAD-4", "server/notifications/in-hand-while-it-runs")
 def acknowledges_a_notification_at_once() -> None:
     """A notification is removed from the hand before its handler runs."""
