@@ -8,7 +8,7 @@ module Sabir
     VERSION = 1 # of the envelope
     MAX_BYTES = 1_048_576 # of an element, unless configured
     MAX_DEPTH = 64 # levels of an element, unless configured
-    KEPT_BYTES = 16_777_216 # of an element in a dead letter
+    KEPT = 16_777_216 # bytes of an element in a dead letter
     REPLY_DEPTH = 1_000 # the worker keeps the limits of a reply; this one is for the parser's sake
     MAX_INTEGER = (2**53) - 1
     TRACEPARENT = /\A[ -~]{1,512}\z/
@@ -74,10 +74,9 @@ module Sabir
     # @return [String] a dead letter
     # @raise [ArgumentError, LimitExceeded] the data can't be written as JSON
     def encode_dead_letter(at:, worker:, code:, message:, element:, data: nil)
-      cut = element.bytesize > KEPT_BYTES # [SABIR-DEAD-5]
+      cut = element.bytesize > KEPT # [SABIR-DEAD-5]
       text = utf8(element) unless cut
-      kept = [element.byteslice(0, KEPT_BYTES)]
-      held = text&.valid_encoding? ? { element: text } : { element_base64: kept.pack("m0") }
+      held = text&.valid_encoding? ? { element: text } : { element_base64: [element.byteslice(0, KEPT)].pack("m0") }
       held[:size] = element.bytesize if cut
       error = { code: code, message: message, data: data }.compact
       generate({ v: VERSION, at: at, worker: worker, error: error, **held }, Float::INFINITY, MAX_DEPTH)
