@@ -266,6 +266,18 @@ def test_wrong_is_right_otherwise(tmp_path: Path, redis: Redis) -> None:
     assert {verdicts[case] for cases in WRONG.values() for case in cases} <= GREEN
 
 
+def test_setup(tmp_path: Path) -> None:
+    """A set-up runs in the driver's folder, before it; one that fails is the driver's fault, and says what it printed."""
+    base = {"name": "built", "language": "C", "argv": ["./driver"]}
+    path = tmp_path / "driver.json"
+    path.write_text(json.dumps(base | {"setup": [sys.executable, "-c", "open('built', 'w')"]}), encoding="utf-8")
+    Manifest.read(path).prepare()
+    assert (tmp_path / "built").exists()
+    path.write_text(json.dumps(base | {"setup": [sys.executable, "-c", "exit('no compiler')"]}), encoding="utf-8")
+    with pytest.raises(driver_module.DriverError, match=r"built: set-up .*: exit status 1\nno compiler"):
+        Manifest.read(path).prepare()
+
+
 @pytest.mark.parametrize("path", sorted(DRIVERS.glob("*/driver.json")), ids=lambda path: path.parent.name)
 def test_manifest(path: Path) -> None:
     manifest = json.loads(path.read_text(encoding="utf-8"))

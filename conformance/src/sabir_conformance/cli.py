@@ -114,6 +114,8 @@ def run(
                     click.echo(f"{manifest.name} {case['id']}")
             return
         tried = reports.read_mutants(mutants) if mutants else None
+        for manifest in manifests:
+            manifest.prepare()
         made = Session(options, manifests)
         with provide(where) as redis, reports.Live(console, made) as live:
             try:

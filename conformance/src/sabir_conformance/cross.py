@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from .driver import Driver, DriverError, Manifest
 from .run import FAIL, HARNESS, NOT_RUN, Result
-from .server import Redis
+from .server import Redis, keys_of
 from .steps import same
 
 _VALUES: Final = {
@@ -119,7 +119,7 @@ async def run(
     stop: asyncio.Event,
 ) -> None:
     """Run the checks of all pairs; the drivers of a role run side by side."""
-    url = f"redis://{redis.login}{redis.host}:{redis.port}/{redis.db}"
+    url = redis.url
     namespace = f"t{secrets.token_hex(6)}"
     drivers: dict[tuple[str, str], _End] = {}
     for manifest, role in {
@@ -176,12 +176,8 @@ async def run(
 
 
 async def _clean(redis: Redis, namespace: str) -> None:
-    from .resp import Connection  # noqa: PLC0415
-
-    connection = await Connection.open(redis.host, redis.port, redis.user, redis.password)
-    if redis.db:
-        await connection.run("SELECT", redis.db)
-    keys = await connection.run("KEYS", f"{namespace}:*")
+    connection = await redis.connect()
+    keys = await keys_of(connection, namespace)
     if keys:
         await connection.run("DEL", *keys)
     await connection.close()

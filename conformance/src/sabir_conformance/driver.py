@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ ANSWER: Final = 5.0
 """Seconds that a driver has for an answer, beyond what the command itself takes."""
 HELLO: Final = 20.0
 """Seconds that a driver has to say hello: its language may be slow to start."""
+SETUP: Final = 600.0
+"""Seconds that a driver's set-up may take."""
 _LINE: Final = 8 << 20
 _STDERR_LINES: Final = 200
 _LOG_LINES: Final = 2_000
@@ -72,6 +75,27 @@ class Manifest:
             tuple(data.get("roles", ("client", "server"))),
             data.get("setup"),
         )
+
+    def prepare(self) -> None:
+        """Run the set-up command, if there is one, to its end. Raises DriverError, with the end of what it printed."""
+        if self.setup is None:
+            return
+        try:
+            done = subprocess.run(  # noqa: S603 - the command is the driver's own
+                self.setup,
+                cwd=self.cwd,
+                env={**os.environ, **self.env},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=SETUP,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise DriverError(f"{self.name}: set-up {shlex.join(self.setup)}: {error}") from None
+        if done.returncode:
+            tail = "\n".join(done.stdout.decode(errors="replace").splitlines()[-10:])
+            raise DriverError(f"{self.name}: set-up {shlex.join(self.setup)}: {_status(done.returncode)}\n{tail}")
 
 
 class Driver:

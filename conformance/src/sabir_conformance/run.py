@@ -122,8 +122,7 @@ class Pool:
                 if stray is not None:
                     raise stray
             if self._driver is None:
-                redis = self.redis
-                driver = Driver(self.manifest, self.role, f"redis://{redis.login}{redis.host}:{redis.port}/{redis.db}")
+                driver = Driver(self.manifest, self.role, self.redis.url)
                 try:
                     await driver.start()
                 except DriverError:
@@ -133,12 +132,7 @@ class Pool:
             return self._driver
 
     async def connection(self) -> Connection:
-        if self._idle:
-            return self._idle.pop()
-        made = await Connection.open(self.redis.host, self.redis.port, self.redis.user, self.redis.password)
-        if self.redis.db:
-            await made.run("SELECT", self.redis.db)
-        return made
+        return self._idle.pop() if self._idle else await self.redis.connect()
 
     def give_back(self, connection: Connection) -> None:
         self._idle.append(connection)

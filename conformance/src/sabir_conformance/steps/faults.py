@@ -39,14 +39,6 @@ async def let_go(world: World, spec: dict[str, Any]) -> None:
 
 
 @step
-async def drop_rules(world: World, spec: dict[str, Any]) -> None:
-    """From here on the proxy only passes on."""
-    for made in world.proxy.rules:
-        made.go.set()
-    world.proxy.rules.clear()
-
-
-@step
 async def cut(world: World, spec: dict[str, Any]) -> None:
     """Break every connection of the port. {"refuse": true: and accept none until allow}"""
     world.proxy.refusing = spec.get("refuse", False)
