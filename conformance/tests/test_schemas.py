@@ -111,7 +111,9 @@ def test_the_names_and_keys_of_the_vectors_fit_their_grammar() -> None:
         assert case["expect"] is None or key.is_valid(case["expect"])
     for case in load("vectors/commands.json")["cases"]:
         for command in case["expect"] or []:
-            if command[0] not in {"MULTI", "EXEC", "TIME"}:
+            if command[0] == "EVALSHA":
+                assert all(key.is_valid(name) for name in command[3 : 3 + int(command[2])]), command
+            elif command[0] not in {"MULTI", "EXEC", "TIME", "UNWATCH"}:
                 assert key.is_valid(command[1]), command
 
 

@@ -31,8 +31,8 @@ _DIALOGUE_LINES: Final = 60
 
 
 _NO_COMMAND: Final = "no-such-command"
-_OPTIONAL: Final = frozenset({_NO_COMMAND, "many"})
-_NEEDED: Final = {"serve": {"worker"}, "call": {"outcome"}, "notify": {"outcome"}}
+_OPTIONAL: Final = frozenset({_NO_COMMAND, "many", "wait"})
+_NEEDED: Final = {"serve": {"worker"}, "call": {"outcome"}, "notify": {"outcome"}, "wait": {"outcome"}}
 
 
 class DriverError(Exception):

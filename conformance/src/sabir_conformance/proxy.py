@@ -7,6 +7,7 @@ fault fires on an observed event, never after a sleep; and with a rule for every
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import time
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .resp import Message, RedisError, Stream, pack
+from .schemas import script_digest
 
-_TIME: Final = re.compile(rb"\*2\r\n\$10\r\n([0-9]{10})\r\n(?=\$[1-6]\r\n[0-9]{1,6}\r\n)")
+# The answers of TIME, and of the heartbeat's script.
+_TIME: Final = re.compile(rb"(\*2\r\n\$10\r\n|\*5\r\n:)([0-9]{10})\r\n(?=(?:\$[1-6]\r\n|:)[0-9]{1,6}\r\n)")
 
 
 @dataclass(slots=True)
@@ -60,6 +63,8 @@ class Rule:
     nth: int = 1
     reply: bytes = b""
     behind: list[str] | None = None
+    or_script: str | None = None
+    """Also when this script of the protocol is run."""
     count: int = 0
     fired: asyncio.Event = field(default_factory=asyncio.Event)
     go: asyncio.Event = field(default_factory=asyncio.Event)
@@ -78,10 +83,39 @@ def show(value: Any, limit: int = 400) -> str:
 
 
 def begins(words: list[bytes], wanted: list[str]) -> bool:
-    """Whether a command begins with these words; * stands for any one."""
+    """Whether a command begins with these words; * stands for any one, @wait, @heartbeat and @goodbye for what profiles do."""
+    if wanted and wanted[0][:1] == "@":
+        return _STEPS[wanted[0]](words)
     return len(words) >= len(wanted) and all(
         w == "*" or w.upper() == g.decode("utf-8", "replace").upper() for w, g in zip(wanted, words, strict=False)
     )
+
+
+def runs(words: list[bytes], script: str) -> bool:
+    """Whether a command runs a script of the protocol, by its digest or its text."""
+    name = words[0].upper()
+    if name not in {b"EVALSHA", b"EVAL"} or len(words) < 2:
+        return False
+    digest = words[1].lower().decode("ascii", "replace") if name == b"EVALSHA" else hashlib.sha1(words[1]).hexdigest()  # noqa: S324 - Redis's own
+    return digest == script_digest(script)
+
+
+def _is_wait(words: list[bytes]) -> bool:
+    """A client waits for a reply: it pops, or it looks."""
+    name = words[0].upper()
+    return name in {b"BLPOP", b"BRPOP", b"BLMPOP"} or (name == b"BLMOVE" and b":reply:" in words[1])
+
+
+def _is_heartbeat(words: list[bytes]) -> bool:
+    """A worker says that it lives: the SET of the transaction (core), or the script (reliable)."""
+    return (words[0].upper() == b"SET" and words[1].endswith(b":alive")) or runs(words, "heartbeat")
+
+
+def _is_goodbye(words: list[bytes]) -> bool:
+    return (words[0].upper() == b"ZREM" and words[1].endswith(b":leases")) or runs(words, "goodbye")
+
+
+_STEPS: Final = {"@wait": _is_wait, "@heartbeat": _is_heartbeat, "@goodbye": _is_goodbye}
 
 
 class Transcript:
@@ -232,7 +266,8 @@ class _Link:
     def _rule(self, words: list[bytes]) -> Rule | None:
         for rule in self._proxy.rules:
             behind = rule.behind
-            if begins(words, rule.on) and (behind is None or any(begins(other, behind) for other in self._transaction)):
+            inside = behind is None or any(begins(other, behind) for other in self._transaction)
+            if (begins(words, rule.on) and inside) or (rule.or_script is not None and runs(words, rule.or_script)):
                 rule.count += 1
                 if rule.nth in (0, rule.count):
                     return rule
@@ -265,7 +300,7 @@ class _Link:
         seen.reply = message.value
         raw = message.raw
         if self._proxy.time_shift:
-            raw = _TIME.sub(lambda found: b"*2\r\n$10\r\n%d\r\n" % (int(found[1]) + self._proxy.time_shift), raw)
+            raw = _TIME.sub(lambda found: b"%b%d\r\n" % (found[1], int(found[2]) + self._proxy.time_shift), raw)
         if rule is not None:
             rule.fired.set()
             if rule.do == "reply":

@@ -12,7 +12,7 @@ from typing import Any, Final
 from .driver import Driver, DriverError, Manifest
 from .proxy import Line, show
 from .resp import Connection, RedisError
-from .server import Redis
+from .server import OwnServer, Redis, ServerError
 from .steps import STEPS
 from .world import Failed, World
 
@@ -67,7 +67,7 @@ async def run_driver(
 ) -> None:
     """Run cases of one role against one driver. Every case is reported, whatever happens to the others."""
     pool = Pool(manifest, role, redis)
-    gate = asyncio.Semaphore(at_once)
+    gate, wide_gate = asyncio.Semaphore(at_once), asyncio.Semaphore(4 * at_once)
     done: list[Result] = []
 
     def take(result: Result) -> None:  # one behind: the driver may still spoil the last when it is ended
@@ -76,7 +76,7 @@ async def run_driver(
         done.append(result)
 
     async def one(case: dict[str, Any]) -> None:
-        async with gate:
+        async with wide_gate if case.get("slow") else gate:
             if fail_fast is not None and fail_fast.is_set():
                 take(Result(case, manifest.name, NOT_RUN, "a case before it failed (--fail-fast)"))
             elif len(done) >= HOPELESS and all(result.verdict == HARNESS for result in done):
@@ -159,8 +159,7 @@ async def run_case(case: dict[str, Any], pool: Pool) -> Result:
         if needs:
             result.verdict, result.reason = UNSUPPORTED, f"the driver does not claim {', '.join(sorted(needs))}"
             return result
-        connection = await pool.connection()
-        world = World(case, driver, pool.redis, connection)
+        world = await _world_of(case, driver, pool)
         async with asyncio.timeout(case.get("limit_s", CASE_LIMIT)):
             await world.open()
             for step in case["steps"]:
@@ -179,7 +178,7 @@ async def run_case(case: dict[str, Any], pool: Pool) -> Result:
             result.verdict, result.reason = FAIL, f"the process ended: {error}"
     except TimeoutError:
         result.verdict, result.reason = FAIL, f"the case did not end within {case.get('limit_s', CASE_LIMIT):g} s"
-    except (RedisError, OSError, KeyError, ValueError, AssertionError, TypeError) as error:
+    except (RedisError, ServerError, OSError, KeyError, ValueError, AssertionError, TypeError) as error:
         result.verdict, result.reason = HARNESS, f"{type(error).__name__}: {error}"
     finally:
         result.seconds = time.monotonic() - begin
@@ -190,13 +189,22 @@ async def run_case(case: dict[str, Any], pool: Pool) -> Result:
                 await _abandon(world)
             try:
                 await world.close()
-                pool.give_back(world.connection)
+                if world.own is None:
+                    pool.give_back(world.connection)
             except (RedisError, OSError) as error:
                 result.verdict, result.reason = HARNESS, f"clean-up: {error}"
             result.transcript = world.transcript.lines
         if driver is not None:
             _keep_talk(result, driver, world.namespace if world else "")
     return result
+
+
+async def _world_of(case: dict[str, Any], driver: Driver, pool: Pool) -> World:
+    """A case's surroundings, on the run's Redis or on one of its own."""
+    if not case.get("own_redis"):
+        return World(case, driver, pool.redis, await pool.connection())
+    own = await asyncio.to_thread(OwnServer)
+    return World(case, driver, own.redis, await own.redis.connect(), own=own)
 
 
 def _keep_talk(result: Result, driver: Driver, namespace: str) -> None:
@@ -254,6 +262,7 @@ async def _server_end(world: World) -> None:
 
 async def _client_end(world: World) -> None:
     await STEPS["redis"](world, ["DEL", "{requests}"])
+    await world.serves()
     await STEPS["call"](world, {"as": "end", "method": "echo", "params": ["end"], "timeout_ms": 8000})
     try:
         await STEPS["take"](world, {"as": "end", "within_s": 8.0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,12 @@ def protocol_folder() -> Path:
     """``protocol/``: packaged beside this module, or, in a checkout, at the top of the repository."""
     packaged = HERE / "protocol"
     return packaged if packaged.is_dir() else HERE.parents[2] / "protocol"
+
+
+@functools.cache
+def script_digest(name: str) -> str:
+    """The digest by which EVALSHA names a script of the protocol."""
+    return hashlib.sha1((protocol_folder() / "scripts" / f"{name}.lua").read_bytes()).hexdigest()  # noqa: S324 - Redis's own
 
 
 @functools.cache

@@ -91,25 +91,52 @@ def provide(where: str) -> Iterator[Redis]:
         )
 
 
+class OwnServer:
+    """A server of one case alone, which may end and start again on the same port, with its data."""
+
+    def __init__(self) -> None:
+        self._server = _new_server({"appendonly": "yes", "appendfsync": "always"})
+        self.redis = Redis("127.0.0.1", self._server.port, "the case's own Valkey", acl=False)
+
+    def start(self) -> None:
+        """Start again. Raises ServerError."""
+        try:
+            self._server.start()
+        except ValkeyServerStartupError as error:
+            raise ServerError(f"the case's own Redis: {error}") from error
+
+    def stop(self) -> None:
+        """End; a second time does nothing."""
+        self._server.stop()
+
+    def terminate(self) -> None:
+        """SIGKILL."""
+        self._server.terminate()
+
+
 @contextlib.contextmanager
 def _embedded() -> Iterator[ValkeyServer]:
-    """A server on a free port of our own choice: its choice, the first free one from 16379 on, is that of every run."""
-    for attempt in range(5):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        server = ValkeyServer(port=port, config={"appendonly": "no"})
-        try:
-            server.start()
-        except ValkeyServerStartupError as error:
-            if attempt == 4:
-                raise ServerError(f"--redis embedded: {error}") from error
-        else:
-            break
+    server = _new_server({"appendonly": "no"})
     try:
         yield server
     finally:
         server.stop()
+
+
+def _new_server(config: dict[str, str]) -> ValkeyServer:
+    """A server on a free port of our own choice: its choice, the first free one from 16379 on, is that of every run."""
+    for _ in range(5):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        server = ValkeyServer(port=port, config=config)
+        try:
+            server.start()
+        except ValkeyServerStartupError as error:
+            reason = error
+        else:
+            return server
+    raise ServerError(f"--redis embedded: {reason}") from reason
 
 
 def _container(image: str) -> Iterator[Redis]:

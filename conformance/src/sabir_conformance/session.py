@@ -130,18 +130,25 @@ async def run(session: Session, redis: Redis, report: Callable[[Result], None]) 
         if options.attach:
             input(f"{driver.title} has the process id {driver.pid}: attach a debugger, then press Enter. ")
 
+    async def phase(name: str, which: list[tuple[Manifest, str, list[dict[str, Any]]]]) -> None:
+        """Run cases, of all these ports and roles side by side."""
+        since = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for manifest, role, cases in which:
+                if cases:
+                    group.create_task(
+                        run_driver(manifest, role, cases, redis, take, at_once=options.at_once, fail_fast=stop, attach=met)
+                    )
+        session.phases[name] = time.monotonic() - since
+
     try:
-        for manifest in session.manifests:  # one port after the other, its two roles side by side
-            since = time.monotonic()
-            async with asyncio.TaskGroup() as group:
-                for other, role, cases in plan:
-                    if other is manifest and cases:
-                        group.create_task(
-                            run_driver(
-                                manifest, role, cases, redis, take, at_once=options.at_once, fail_fast=stop, attach=met
-                            )
-                        )
-            session.phases[manifest.name] = time.monotonic() - since
+        for port in session.manifests:  # one after the other
+            await phase(
+                port.name, [(m, role, [c for c in cases if not c.get("slow")]) for m, role, cases in plan if m is port]
+            )
+        slow = [(m, role, [c for c in cases if c.get("slow")]) for m, role, cases in plan]
+        if any(cases for _, _, cases in slow):  # these wait, so the ports wait together
+            await phase("slow cases of all", slow)
         if pairs and crossed:
             since = time.monotonic()
             await cross.run(pairs, crossed * options.repeat, redis, take, stop)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import os
 import re
 import secrets
+import signal
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,16 +18,21 @@ from .driver import Driver
 from .proxy import Proxy, Rule, Transcript, show
 from .resp import Connection, RedisError
 from .schemas import validate
-from .server import Redis, keys_of
+from .server import OwnServer, Redis, keys_of
 
 WAIT: Final = 3.0
 """Seconds within which what has to happen has to have happened, unless a case says otherwise."""
 
+# As in section 15 of the specification.
 WORKER_COMMANDS: Final = (
-    "+hello +auth +ping +select +client|info +client|kill +client|unblock "
-    "+blmove +lmove +lrange +lrem +lpos +rpush +ltrim +pexpire +zadd +zrem +set +multi +exec +time"
+    "+hello +auth +ping +select +client|info +client|kill +client|unblock +info "
+    "+blmove +lmove +lrange +lrem +lpos +rpush +ltrim +pexpire +zadd +zrem +set +get +multi +exec +time "
+    "+eval +evalsha +lindex +llen +rpop +zscore +zcount +zrangebyscore +del"
 )
-CLIENT_COMMANDS: Final = "+hello +auth +ping +select +client|info +rpush +blpop +lpop +time"
+CLIENT_COMMANDS: Final = (
+    "+hello +auth +ping +select +client|info "
+    "+rpush +lrem +llen +exists +watch +unwatch +multi +exec +blmove +blpop +lpop +lrange +ltrim +del +time"
+)
 
 
 class Failed(Exception):
@@ -67,6 +75,12 @@ class World:
     mark: int = 0
     """How many commands the proxy had seen at the step mark."""
     first_worker: str = ""
+    processes: dict[str, Driver] = field(default_factory=dict)
+    """Workers in processes of their own."""
+    workers: dict[str, str] = field(default_factory=dict)
+    """The ids of other workers than the one under test."""
+    own: OwnServer | None = None
+    """The Redis of this case alone."""
 
     def __post_init__(self) -> None:
         self.proxy = Proxy((self.redis.host, self.redis.port), self.transcript)
@@ -82,9 +96,21 @@ class World:
                 rights = [f"~{self.key('*')}", *WORKER_COMMANDS.split(), *self.case.get("rights", "").split()]
             else:
                 reply = self.key(f"reply:{self.client_name}.*")
-                write_only = "%W~" if self.redis.write_only_patterns else "~"
-                rights = [f"{write_only}{self.key('requests')}", f"~{reply}", *CLIENT_COMMANDS.split()]
+                write, read = ("%W~", "%R~") if self.redis.write_only_patterns else ("~", "~")
+                keys = [f"{write}{self.key('requests')}", f"{read}{self.key('alive')}", f"{read}{self.key('attempts:*')}"]
+                rights = [*keys, f"~{reply}", *CLIENT_COMMANDS.split(), *self.case.get("rights", "").split()]
             await self.run("ACL", "SETUSER", self.user, "reset", "on", f">{self.user}", *rights, log=False)
+        if self.driver.role == "client":
+            await self.serves()
+
+    async def serves(self) -> None:
+        """The runner is the worker of a client's case: say that somebody serves."""
+        await self.run("SET", self.key("alive"), "1", "PX", "600000", log=False)
+
+    def events(self) -> list[dict[str, Any]]:
+        """What handlers of the case said, in whichever process."""
+        said = [event for driver in (self.driver, *self.processes.values()) for event in driver.events]
+        return [event for event in said if event.get("namespace", self.namespace) == self.namespace]
 
     @property
     def url(self) -> str:
@@ -97,9 +123,16 @@ class World:
         for task in self.calls.values():
             task.cancel()
         await asyncio.gather(*self.calls.values(), return_exceptions=True)
+        for driver in self.processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(driver.pid, signal.SIGCONT)
+            await driver.stop()
         await self.proxy.stop()
         for blocker in self.blockers:
             await blocker.close()
+        if self.own is not None:
+            await asyncio.to_thread(self.own.stop)
+            return
         if self.redis.acl:
             await self.run("ACL", "DELUSER", self.user, log=False)
         keys = await self.keys()
@@ -113,23 +146,29 @@ class World:
         return f"{self.namespace}:{{{self.service}}}:{role}"
 
     def fill(self, text: str) -> str:
-        """A text of a case with its names filled in: {requests}, {active}, {reply:a}, {leases}, {alive}, {dead}."""
+        """A text of a case with its names filled in: {requests}, {active}, {reply:a}, {attempts:a}, {leases}, {alive}, {dead}."""
 
         def name(match: re.Match[str]) -> str:
             role, _, label = match[1].partition(":")
             if role == "active":
-                return self.key(f"active:{self.worker}")
+                return self.key(f"active:{self.workers[label] if label else self.worker}")
+            if role == "attempts":
+                return self.key(f"attempts:{self.requests[label].id}")
             if role == "reply":
                 return self.key(f"reply:{self.requests[label].token}")
             if role == "element":
                 return self.requests[label].element.decode("utf-8", "surrogateescape")
             if role == "worker":
-                return self.worker
+                return self.workers[label] if label else self.worker
             if role == "key":
                 return self.key(label)
             return self.key(role)
 
-        return re.sub(r"\{(requests|active|leases|alive|dead|worker|(?:reply|element|key):[^{}]+)\}", name, text)
+        return re.sub(
+            r"\{(requests|active|leases|alive|dead|worker|(?:active|worker|reply|attempts|element|key):[^{}]+)\}",
+            name,
+            text,
+        )
 
     async def run(self, *arguments: Any, log: bool = True) -> Any:
         """A command of the runner. Raises RedisError."""

@@ -3,7 +3,7 @@
 The register is filled as the modules are imported: each has the steps of one area.
 """
 
-from . import client, faults, store, wire, worker  # noqa: F401 - their steps register themselves
+from . import client, faults, processes, store, wire, worker  # noqa: F401 - their steps register themselves
 from .base import STEPS, same
 
 __all__ = ["STEPS", "same"]

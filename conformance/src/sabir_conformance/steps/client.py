@@ -14,15 +14,49 @@ from .base import long_enough, same, step, strict_json
 
 @step
 async def call(world: World, spec: dict[str, Any]) -> None:
-    """Have the port call. {"as", "method", "params" | "params_text", "timeout_ms", "idempotent", "many": [[method, params]…]}"""
+    """Have the port call. {"as", "method", "params" | "params_text", "timeout_ms", "idempotent", "max_queue", "retry", "many": [[method, params]…]}"""
     label = spec.get("as", "c")
     await _ask_client(world, label, "many" if "many" in spec else "call", spec)
 
 
 @step
 async def notify(world: World, spec: dict[str, Any]) -> None:
-    """Have the port notify. {"as", "method", "params", "expires_ms"}"""
+    """Have the port notify. {"as", "method", "params", "expires_ms", "idempotent", "max_queue"}"""
     await _ask_client(world, spec.get("as", "c"), "notify", spec)
+
+
+@step
+async def wait(world: World, spec: dict[str, Any]) -> None:
+    """Have the port wait until somebody serves. {"as", "timeout_ms"}"""
+    await _ask_client(world, spec.get("as", "c"), "wait", spec)
+
+
+@step
+async def close(world: World, spec: dict[str, Any]) -> None:
+    """Have the port close its clients."""
+    await world.driver.ask("close", url=world.url, namespace=world.namespace)
+
+
+@step
+async def serves(world: World, spec: dict[str, Any]) -> None:
+    """Say that somebody serves; or, {"not": true}, that nobody does any more."""
+    if spec.get("not"):
+        await world.run("DEL", world.key("alive"))
+    else:
+        await world.serves()
+
+
+@step
+async def replies_left(world: World, spec: dict[str, Any]) -> None:
+    """At most so many replies lie in the client's lists, at last. {"at_most"}"""
+    prefix = world.key("reply:").encode()
+
+    async def look() -> bool:
+        lists = [key for key in await world.keys() if key.startswith(prefix)]
+        counts = await world.connection.run_all([("LLEN", key) for key in lists]) if lists else []
+        return bool(sum(counts) <= spec["at_most"])
+
+    await world.poll(f"at most {spec['at_most']} replies that nobody has removed", look)
 
 
 async def _ask_client(world: World, label: str, command: str, spec: dict[str, Any]) -> None:
@@ -32,7 +66,7 @@ async def _ask_client(world: World, label: str, command: str, spec: dict[str, An
         "service": spec.get("service", world.service),
         "name": spec.get("name", world.client_name),
     }
-    for name in ("method", "timeout_ms", "idempotent", "expires_ms", "value"):
+    for name in ("method", "timeout_ms", "idempotent", "expires_ms", "value", "max_queue", "retry"):
         if name in spec:
             arguments[name] = spec[name]
     if "params_text" in spec:

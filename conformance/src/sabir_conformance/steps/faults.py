@@ -12,10 +12,15 @@ from .base import step
 
 @step
 async def rule(world: World, spec: dict[str, Any]) -> None:
-    """Have the proxy do something when it sees a command. {"as", "on": [words], "do", "nth", "reply", "behind": [words]}"""
+    """Have the proxy do something when it sees a command. {"as", "on": [words], "do", "nth", "reply", "behind": [words], "or_script"}"""
     behind = [world.fill(word) for word in spec["behind"]] if "behind" in spec else None
     made = Rule(
-        [world.fill(word) for word in spec["on"]], spec["do"], spec.get("nth", 1), spec.get("reply", "").encode(), behind
+        [world.fill(word) for word in spec["on"]],
+        spec["do"],
+        spec.get("nth", 1),
+        spec.get("reply", "").encode(),
+        behind,
+        spec.get("or_script"),
     )
     world.proxy.rules.append(made)
     world.rules[spec.get("as", "rule")] = made

@@ -89,6 +89,14 @@ async def hand_is(world: World, spec: dict[str, Any]) -> None:
 
 
 @step
+async def queue_is(world: World, spec: list[str]) -> None:
+    """The queue holds exactly the bytes of these requests, in this order."""
+    waiting = await world.run("LRANGE", world.key("requests"), 0, -1)
+    if waiting != [world.requests[label].element for label in spec]:
+        raise Failed(f"queue: expected the elements of {spec} as they were sent, got {show(waiting)}")
+
+
+@step
 async def no_orphan(world: World, spec: dict[str, Any]) -> None:
     """A hand that is not empty has a lease: otherwise nobody would ever look there again."""
     hand = await world.run("LLEN", world.fill("{active}"))

@@ -6,7 +6,7 @@ import contextlib
 import re
 from typing import Any
 
-from ..proxy import Seen, begins, show
+from ..proxy import Seen, begins, runs, show
 from ..world import WAIT, Failed, World
 from .base import step
 
@@ -64,10 +64,12 @@ def _sequence(world: World, spec: dict[str, Any]) -> bool:
 
 @step
 async def transaction(world: World, spec: dict[str, Any]) -> None:
-    """One MULTI … EXEC of the port that Redis executed holds all of these. {"holds": [[words]…]}"""
+    """One MULTI … EXEC of the port that Redis executed holds all of these. {"holds": [[words]…], "or_script": its name}"""
     wanted = [[world.fill(word) for word in words] for words in spec["holds"]]
 
     def found() -> bool:
+        if "or_script" in spec and any(runs(seen.words, spec["or_script"]) for seen in world.proxy.seen):
+            return True
         return any(
             all(any(begins(seen.words, words) for seen in group) for words in wanted) for group in transactions(world)
         )
@@ -181,7 +183,7 @@ async def only_keys(world: World, spec: dict[str, Any]) -> None:
     """Every key that the port named is one of the protocol's table, of this service."""
     prefix = world.key("").encode()
     name = rb"[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,63}"
-    known = re.compile(rb"requests|alive|leases|dead|(?:active|reply):" + name)
+    known = re.compile(rb"requests|alive|leases|dead|attempts:[0-9a-f]{32}|(?:active|reply):" + name)
     for seen in world.proxy.seen:
         for word in seen.words[1:]:
             ours = word.startswith(world.namespace.encode() + b":")
@@ -202,7 +204,7 @@ async def tokens_and_connections(world: World, spec: dict[str, Any]) -> None:
     """No two connections wait on the same reply list."""
     waits: dict[bytes, set[int]] = {}
     with contextlib.suppress(TimeoutError):
-        await world.proxy.wait_for(lambda: commands_of(world, ["BLPOP"]), WAIT)
+        await world.proxy.wait_for(lambda: commands_of(world, ["@wait"]), WAIT)
     for seen in world.proxy.seen:
         if seen.words[0].upper() in {b"BLPOP", b"BLMOVE", b"BRPOP"}:
             waits.setdefault(seen.words[1], set()).add(seen.connection)

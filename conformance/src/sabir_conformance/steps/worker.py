@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from .base import QUIET, expect_outcome, long_enough, step, strict_json
 
 @step
 async def serve(world: World, spec: dict[str, Any]) -> None:
-    """Start the worker. {"concurrency": how many handlers at once}"""
+    """Start the worker. {"concurrency": how many handlers at once, "handler_timeout_ms"}"""
     answer = await world.driver.ask(
         "serve", seconds=15.0, url=world.url, namespace=world.namespace, service=world.service, **spec
     )
@@ -51,6 +52,37 @@ async def push(world: World, spec: dict[str, Any]) -> None:
 
 
 @step
+async def push_again(world: World, spec: dict[str, Any]) -> None:
+    """Push a request that was delivered before, and whose worker was lost. {as push, "attempts": deliveries that were lost}"""
+    sent = await world.compose(spec)
+    world.requests[spec.get("as", "a")] = sent
+    await world.run("SET", world.key(f"attempts:{sent.id}"), spec["attempts"], "PX", "600000")
+    await world.run("RPUSH", world.key("requests"), sent.element)
+
+
+@step
+async def push_many(world: World, spec: dict[str, Any]) -> None:
+    """Push many calls in one RPUSH. {"count", method, params}; they get the labels m0, m1, …"""
+    made = [await world.compose(spec) for _ in range(spec["count"])]
+    world.requests |= {f"m{n}": sent for n, sent in enumerate(made)}
+    await world.run("RPUSH", world.key("requests"), *[sent.element for sent in made])
+
+
+@step
+async def answered_or_queued(world: World, spec: dict[str, Any]) -> None:
+    """Each of push_many's calls has one reply, or lies in the queue once; at least one of each. {"count"}"""
+    labels = [f"m{n}" for n in range(spec["count"])]
+    sent = [world.requests[label] for label in labels]
+    waiting = await world.run("LRANGE", world.key("requests"), 0, -1)
+    replies = await world.connection.run_all([("LLEN", world.key(f"reply:{one.token}")) for one in sent])
+    ends = [waiting.count(one.element) + answered for one, answered in zip(sent, replies, strict=True)]
+    if set(ends) != {1} or not waiting or len(waiting) == len(sent):
+        raise Failed(
+            f"expected each call answered once or queued once, and both to happen, got {ends}, {len(waiting)} queued"
+        )
+
+
+@step
 async def push_same_token(world: World, spec: dict[str, Any]) -> None:
     """Push a call whose replies go where another's went. {"as", "token_of": label, method, params}"""
     token = world.requests[spec["token_of"]].token
@@ -60,7 +92,7 @@ async def push_same_token(world: World, spec: dict[str, Any]) -> None:
 
 @step
 async def reply(world: World, spec: dict[str, Any]) -> None:
-    """Wait for the reply. {"to": label; result | code | code_in | any; "message_has"?; "data"; "within_s"}"""
+    """Wait for the reply. {"to": label; result | code | code_in | any; "data"; "within_s"; "after_ms": not before}"""
     sent = world.requests[spec.get("to", "a")]
     assert sent.token is not None
     key = world.key(f"reply:{sent.token}")
@@ -68,14 +100,18 @@ async def reply(world: World, spec: dict[str, Any]) -> None:
     async def look() -> Any:
         return await world.connection.run("LPOP", key)
 
+    begin = time.monotonic()
     raw = await world.poll(f"a reply to {spec.get('to', 'a')}", look, spec.get("within_s", WAIT))
+    if (time.monotonic() - begin) * 1000 < spec.get("after_ms", 0):
+        raise Failed(f"reply: expected none before {spec['after_ms']} ms, got {show(raw)}")
     world.transcript.add("runner", "<", f"{key}: {show(raw)}")
     envelope = strict_json(raw, "reply")
     world.check_schema("reply", envelope, "reply")
     body = envelope["body"]
     if (envelope["id"], body["id"]) != (sent.id, sent.id):
         raise Failed(f"reply: expected the id {sent.id} twice, got {envelope['id']} and {body['id']}")
-    if world.worker and envelope["worker"] != world.worker:
+    mine = {world.worker, *(id for label, id in world.workers.items() if label in world.processes)}
+    if world.worker and envelope["worker"] not in mine:
         raise Failed(f"reply: expected worker {world.worker}, got {envelope['worker']}")
     expect_outcome(body, spec)
 
@@ -101,7 +137,7 @@ KEPT_BYTES: Final = 16_777_216
 
 @step
 async def dead(world: World, spec: dict[str, Any]) -> None:
-    """A dead letter of the request is there, whole, or cut if it is huge. {"of": label, "code", "within_s"}"""
+    """A dead letter of the request is there, whole, or cut if it is huge. {"of": label, "code", "within_s", "kept": bytes}"""
     sent = world.requests[spec.get("of", "a")]
     key = world.key("dead")
 
@@ -110,7 +146,8 @@ async def dead(world: World, spec: dict[str, Any]) -> None:
             letter = strict_json(raw, "dead letter")
             world.check_schema("dead-letter", letter, "dead letter")
             element = letter["element"].encode() if "element" in letter else base64.b64decode(letter["element_base64"])
-            if element == sent.element[:KEPT_BYTES]:
+            # What recovery keeps of what is not UTF-8 is less (SABIR-RECOVER-4).
+            if element == sent.element[: spec.get("kept", KEPT_BYTES)]:
                 if letter.get("size", len(element)) != len(sent.element):
                     raise Failed(f"dead letter: expected the element's size {len(sent.element)}, got {letter.get('size')}")
                 return letter
@@ -158,24 +195,26 @@ def _is_invocation(world: World, spec: dict[str, Any]) -> Callable[[dict[str, An
 
 @step
 async def invoked(world: World, spec: dict[str, Any]) -> None:
-    """A handler was started. {"method", "times": at least, and exactly after a pause if "exactly"}"""
+    """A handler was started. {"method", "times": at least, and exactly after a pause if "exactly"; "in": a process; "within_s"}"""
     times = spec.get("times", 1)
     matches = _is_invocation(world, spec)
-    if not await world.driver.event(matches, spec.get("within_s", WAIT), times):
+    source = world.processes[spec["in"]] if "in" in spec else world.driver
+    if not await source.event(matches, spec.get("within_s", WAIT), times):
         raise Failed(
-            f"expected {times} invocations of {spec.get('method', 'any method')}, got {sum(map(matches, world.driver.events))}"
+            f"expected {times} invocations of {spec.get('method', 'any method')}, got {sum(map(matches, source.events))}"
         )
     if spec.get("exactly"):
         await asyncio.sleep(QUIET)
-        got = sum(map(matches, world.driver.events))
+        got = sum(map(matches, world.events()))
         if got != times:
             raise Failed(f"expected exactly {times} invocations of {spec.get('method', 'any method')}, got {got}")
 
 
 @step
 async def not_invoked(world: World, spec: dict[str, Any]) -> None:
-    """No handler was started. {"method"}"""
-    got = sum(map(_is_invocation(world, spec), world.driver.events))
+    """No handler was started, in no process. {"method", "for_s"}"""
+    await asyncio.sleep(spec.get("for_s", 0))
+    got = sum(map(_is_invocation(world, spec), world.events()))
     if got:
         raise Failed(f"expected no invocation of {spec.get('method', 'any method')}, got {got}")
 
