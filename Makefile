@@ -1,6 +1,6 @@
 # Every target sets up first, which takes well under a second when nothing is to do. What the parts run: .ci/test.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-python test-ruby test-node test-protocol conformance clean
+.PHONY: help setup demo test lint test-python test-ruby test-node test-protocol conformance soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test-protocol: setup ## protocol: spec lint, schemas against vectors, the transc
 
 conformance: setup ## the suite on all ports, its mutants, its own tests; the report is .setup/conformance/index.html
 	@.venv/bin/python .ci/test conformance
+
+soak: setup ## two minutes of mixed load over all languages while workers and Redis are killed; every request is accounted for
+	@.venv/bin/sabir-conformance soak --minutes 2
 
 clean: ## remove what the other targets made (no system packages)
 	@rm -rf .venv .setup node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

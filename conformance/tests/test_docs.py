@@ -28,6 +28,8 @@ METHODS = (
     "fail_plain",
     "boom",
     "sleep_ms",
+    "spin_ms",
+    "job",
     "blob",
     "note",
     "count",
@@ -88,7 +90,7 @@ def test_commands_sent(valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_driver_page() -> None:
     page = (DOCS / "driver.md").read_text(encoding="utf-8")
-    for command in ("hello", "call", "many", "notify", "close", "serve", "stop"):
+    for command in ("hello", "call", "many", "notify", "wait", "close", "serve", "stop"):
         assert f"### `{command}`" in page
     for method in METHODS:
         assert f"| `{method}" in page

@@ -79,6 +79,8 @@ class World:
     """Workers in processes of their own."""
     workers: dict[str, str] = field(default_factory=dict)
     """The ids of other workers than the one under test."""
+    ended: set[str] = field(default_factory=set)
+    """Processes that have ended, and whose leases were ended."""
     own: OwnServer | None = None
     """The Redis of this case alone."""
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import signal as signals
+from pathlib import Path
 from typing import Any
 
 from ..driver import Driver
@@ -34,6 +35,14 @@ async def signal(world: World, spec: dict[str, Any]) -> None:
     world.transcript.add("runner", "!", f"SIG{spec['signal']} to {spec['to']} ({world.workers[spec['to']]})")
     if spec["signal"] == "KILL":
         await world.poll("the process to end", lambda: _ended(driver))
+    elif spec["signal"] == "STOP":
+        await world.poll("the process to stop", lambda: _stopped(driver))
+
+
+async def _stopped(driver: Driver) -> bool:
+    """Whether all its threads have stopped; where there is no /proc, that is taken for granted."""
+    stats = [path.read_text() for path in Path(f"/proc/{driver.pid}/task").glob("*/stat")]
+    return all(stat.rpartition(")")[2].split()[0] in "Tt" for stat in stats)
 
 
 async def _ended(driver: Driver) -> bool:
@@ -42,8 +51,27 @@ async def _ended(driver: Driver) -> bool:
 
 @step
 async def end_lease(world: World, spec: dict[str, Any]) -> None:
-    """Have a worker's lease end now, as it would by itself within 10 s. {"of": label}"""
-    await world.run("ZADD", world.key("leases"), "1", world.workers[spec["of"]])
+    """Have a worker's lease end now, as it would by itself within 10 s. {"of": label; or "of_the_dead": wait for one more}"""
+    if "of" in spec:
+        await world.run("ZADD", world.key("leases"), "1", world.workers[spec["of"]])
+        return
+
+    async def look() -> list[str]:
+        return [label for label, driver in world.processes.items() if not driver.alive and label not in world.ended]
+
+    for label in await world.poll("a process to end", look):
+        world.ended.add(label)
+        await world.run("ZADD", world.key("leases"), "1", world.workers[label])
+
+
+@step
+async def invoked_anywhere(world: World, spec: dict[str, Any]) -> None:
+    """Handlers were started so often, in whichever process. {"method", "times", "within_s"}"""
+
+    async def look() -> bool:
+        return sum(e["event"] == "invoked" and e["method"] == spec["method"] for e in world.events()) >= int(spec["times"])
+
+    await world.poll(f"{spec['times']} invocations of {spec['method']}", look, spec.get("within_s", WAIT))
 
 
 @step

@@ -83,6 +83,24 @@ async def answered_or_queued(world: World, spec: dict[str, Any]) -> None:
 
 
 @step
+async def served_or_stopped(world: World, spec: dict[str, Any]) -> None:
+    """A call is answered; or the worker has said goodbye and left it in the queue. {"of": label, "within_s"}"""
+    sent = world.requests[spec["of"]]
+
+    async def look() -> bool:
+        answered, waiting, score = await world.connection.run_all(
+            [
+                ("LLEN", world.key(f"reply:{sent.token}")),
+                ("LLEN", world.key("requests")),
+                ("ZSCORE", world.key("leases"), world.worker),
+            ]
+        )
+        return bool(answered or (waiting and score is None))
+
+    await world.poll("an answer, or a goodbye", look, spec["within_s"])
+
+
+@step
 async def push_same_token(world: World, spec: dict[str, Any]) -> None:
     """Push a call whose replies go where another's went. {"as", "token_of": label, method, params}"""
     token = world.requests[spec["token_of"]].token
