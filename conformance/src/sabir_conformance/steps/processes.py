@@ -69,7 +69,8 @@ async def invoked_anywhere(world: World, spec: dict[str, Any]) -> None:
     """Handlers were started so often, in whichever process. {"method", "times", "within_s"}"""
 
     async def look() -> bool:
-        return sum(e["event"] == "invoked" and e["method"] == spec["method"] for e in world.events()) >= int(spec["times"])
+        count = sum(e["event"] == "invoked" and e["method"] == spec["method"] for e in world.events())
+        return bool(count >= spec["times"])
 
     await world.poll(f"{spec['times']} invocations of {spec['method']}", look, spec.get("within_s", WAIT))
 
