@@ -214,7 +214,8 @@ class World:
         elif "text" in spec:
             data = spec["text"].encode("utf-8", "surrogateescape")
         else:
-            data = "".join(p if isinstance(p, str) else p["repeat"] * p["times"] for p in spec["parts"]).encode()
+            text = "".join(p if isinstance(p, str) else p["repeat"] * p["times"] for p in spec["parts"])
+            data = text.encode("utf-8", "surrogateescape")
         data = data.replace(VECTOR_ID, id.encode())
         return data.replace(VECTOR_TOKEN, token.encode()) if token else data
 
