@@ -9,7 +9,7 @@ Gem::Specification.new do |spec|
   spec.summary = "RPC between programs in different languages over the Redis that you already have"
   spec.license = "MIT"
   spec.required_ruby_version = ">= 3.0"
-  spec.files = Dir["lib/**/*.rb", "examples/*.rb", "README.md"]
+  spec.files = Dir["lib/**/*.{rb,lua}", "examples/*.rb", "README.md"]
   spec.add_dependency "redis", ">= 4.8", "< 6"
   spec.metadata["rubygems_mfa_required"] = "true"
 end

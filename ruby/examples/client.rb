@@ -31,3 +31,5 @@ end
 
 puts "notify note      #{client.notify(name, "note", ["hello"])}"
 puts "many             #{client.many(name, [["add", [1, 2]], ["divide", { a: 1, b: 4 }], ["whoami"]])}"
+
+client.close # and forget what the last call has read

@@ -83,4 +83,5 @@ all = ARGV.product(CHECKS.to_a).map do |service, (check, test)|
   $stdout.flush
   line[:ok]
 end
+CLIENT.close
 exit(all.all? ? 0 : 1)

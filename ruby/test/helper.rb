@@ -3,6 +3,7 @@
 require "json"
 require "logger"
 require "minitest/autorun"
+require "minitest/mock"
 require "open3"
 require "redis"
 require "securerandom"
@@ -194,11 +195,30 @@ class LiveTest < Minitest::Test
   def hand(server) = @redis.lrange(keys.active(server.worker), 0, -1)
   def eventually(what, &block) = TestServer.until(what, &block)
 
+  # As if somebody served.
+  def alive!(service = "calc") = @redis.set(keys(service).alive, "1", px: 60_000)
+
   def push(*elements) = elements.each { |element| @redis.rpush(keys.requests, element) }
 
   # A call that this test plays the client of.
   def element(method = "add", params = [1, 2], id: SecureRandom.hex(16), reply_to: "test.1", **more)
     Sabir::Messages.encode_request(id: id, reply_to: reply_to, method: method, params: params, **more)
+  end
+
+  # What a worker has left behind that was lost with these elements in its hand.
+  def lose(*elements, worker: "lost.1")
+    @redis.zadd(keys.leases, 1, worker)
+    @redis.rpush(keys.active(worker), elements)
+  end
+
+  # For a worker that may judge others from its second heartbeat on.
+  ALWAYS = Object.new.tap { |grace| def grace.over?(_) = true and def grace.answered(*, **) = nil }
+
+  # A worker that takes nothing: only its heart beats, when the test wants it.
+  def heartbeat(url: TestServer.url, worker: "judge.1", grace: ALWAYS)
+    clock = Sabir::Clock.new
+    line = Sabir::Connection.new(url, nil, clock).tap { |it| @closing << it }
+    Sabir::Heartbeat.new(line, keys, worker, clock, Logger.new(@log), grace: grace).tap(&:beat)
   end
 
   def reply(token = "test.1", seconds: 5)

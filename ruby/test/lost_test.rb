@@ -43,6 +43,7 @@ class LostTest < LiveTest
   end
 
   def test_an_idempotent_request_is_pushed_again
+    alive!
     link = proxy
     link.arm(/RPUSH/, :cut)
     call = Thread.new { client(url: link.url).call("calc", "add", [1, 2], idempotent: true) }

@@ -14,7 +14,7 @@ class ReadmeTest < LiveTest
     code = [serving[/^class.*?^end\n/m], checked(calling), checked(testing)].join
     output, status = Open3.capture2e("ruby", "-w", "-I#{ROOT}/lib", "-rsabir", "-e", code)
     assert status.success?, output
-    assert_equal 8, output.lines.count("ok\n"), output
+    assert_equal 10, output.lines.count("ok\n"), output
   ensure
     Process.kill(:TERM, worker)
     Process.wait(worker)

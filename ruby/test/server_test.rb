@@ -165,6 +165,61 @@ class ServerTest < LiveTest
     end
   end
 
+  def test_a_handler_that_hangs_is_given_up # SABIR-RUN-1
+    go = Queue.new
+    server = serve(threads: 2, handler_timeout: 0.2) { |it| it.register("wait") { go.pop } }
+    started = Sabir::Clock.monotonic
+    push(element("wait", []), element)
+    assert_equal 3, reply["body"]["result"]
+    error = reply["body"]["error"]
+    assert_includes 0.2..1.0, Sabir::Clock.monotonic - started
+    assert_equal [-32_603, "ran longer than 0.2 s"], error.values_at("code", "message")
+    eventually("an empty hand") { hand(server).empty? }
+    go << "late"
+    eventually("it is back") { go.num_waiting.zero? }
+    push(element("wait", [], reply_to: nil), element("add", [3, 4]))
+    assert_equal 7, reply["body"]["result"] # and not what came late
+    eventually("a dead letter") { dead.any? }
+    assert_equal(-32_603, dead.first["error"]["code"])
+    server.stop # does not wait for the one that hangs
+    assert_empty hand(server)
+    assert_equal [1, nil], [go.num_waiting, @redis.zscore(keys.leases, server.worker)]
+  end
+
+  def test_a_limit_that_is_none
+    [0, -1, "1", Float::NAN, Float::INFINITY].each do |limit|
+      assert_raises(ArgumentError, limit.to_s) { Sabir::Server.new("calc", handler_timeout: limit) }
+    end
+  end
+
+  def test_a_worker_whose_handlers_all_hang_ends # SABIR-RUN-2
+    code = <<~RUBY
+      server = Sabir::Server.new("calc", url: #{TestServer.url.dump}, namespace: #{@namespace.dump}, threads: 2,
+                                         handler_timeout: 0.1)
+      server.register("sleep") { sleep }
+      server.register("spin") { loop { nil } }
+      server.run
+    RUBY
+    push(element("sleep", []), element("spin", []))
+    _, log, status = Open3.capture3("ruby", "-w", "-I#{ROOT}/lib", "-rsabir", "-e", code)
+    refute status.success?
+    assert_match(/all 2 handlers ran longer than 0.1 s \(RuntimeError\)/, log)
+    assert_equal([-32_603] * 2, Array.new(2) { reply["body"]["error"]["code"] })
+    assert_empty @redis.keys("#{@namespace}:*")
+  end
+
+  def test_the_heart_beats_while_handlers_compute # SABIR-LEASE-1
+    server = serve(threads: 4) do |it|
+      it.register("spin") { |s| (Sabir::Clock.monotonic + s).then { |ends| nil while Sabir::Clock.monotonic < ends } }
+    end
+    beats = server.instance_variable_get(:@beats)
+    first = beats.sent
+    push(*Array.new(4) { element("spin", [3.2]) })
+    4.times { assert reply(seconds: 9) }
+    assert_operator beats.sent, :>, first
+    assert_operator @redis.zscore(keys.leases, server.worker), :>, @redis.time.first * 1000
+  end
+
   def test_each_start_has_an_id_of_its_own # SABIR-WORKER-1
     servers = Array.new(2) { serve(name: "web-1") }
     assert_equal 2, servers.map(&:worker).uniq.size

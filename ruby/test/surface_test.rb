@@ -6,10 +6,11 @@ require "helper"
 class SurfaceTest < Minitest::Test
   def test_the_public_surface
     errors = Sabir::Errors::BY_CODE.values.map { |row| row.name.delete_prefix("Sabir::").to_sym }
-    others = %i[ApplicationError Client Clock Commands Connection Context Delivery Dispatcher Errors Flag Handler Keys
-                Messages Proxy SabirError Server Testing VERSION]
+    others = %i[ApplicationError Calls Client Clock Commands Connection Context Delivery Dispatcher Errors Flag
+                GracePeriod Hand Handler Heartbeat Keys Messages Proxy Runs SabirError Server Testing Trying VERSION]
     assert_equal (errors + others).sort, Sabir.constants.sort
-    assert_equal %i[call close many notify service], Sabir::Client.public_instance_methods(false).sort - %i[keep ready]
+    assert_equal %i[call close many notify retry service wait_for_service],
+                 Sabir::Client.public_instance_methods(false).sort - %i[keep ready]
     assert_equal %i[expose register run service start stop worker],
                  Sabir::Server.public_instance_methods(false).sort - %i[dispatcher]
     assert_equal %i[attempt caller deadline id method service time_left traceparent worker],
@@ -19,7 +20,7 @@ class SurfaceTest < Minitest::Test
   end
 
   def test_only_keys_spells_keys # SABIR-KEY-1
-    key = /["'][^"'\n]*:(requests|active|reply|alive|leases|dead)/
+    key = /["'][^"'\n]*:(requests|active|reply|alive|leases|dead|attempts)/
     assert_equal %w[keys.rb], code("{lib,examples}").select { |_, text| text.match?(key) }.keys
   end
 

@@ -22,7 +22,10 @@ class TestingTest < Minitest::Test
     assert_raises(Sabir::MethodNotFound) { @calc.sub(1) }
     assert_raises(Sabir::InvalidResult) { @calc.time }
     assert_raises(ArgumentError) { @calc.add(:one, 2) }
-    assert_raises(Sabir::CallTimeout) { @client.call("other", "add") }
+    assert_raises(Sabir::ServiceUnavailable) { @client.call("other", "add") }
+    assert_raises(Sabir::ServiceUnavailable) { @client.wait_for_service("other") }
+    assert_nil @client.wait_for_service("calc")
+    assert_equal 3, @client.retry("calc", "add", [1, 2])
     assert_equal ["me", "testing.1"], @calc.who.first(2)
     assert_operator @calc.who.last, :<=, 30
   end

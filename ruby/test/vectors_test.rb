@@ -31,7 +31,8 @@ class VectorsTest < Minitest::Test
 
   def check_commands(vector)
     namespace, service, *inputs = vector["input"].values
-    inputs.unshift(Sabir::Keys.new(namespace, service)) unless vector["step"] == "clock"
+    inputs.unshift(Sabir::Keys.new(namespace, service)) unless %w[clock unwatch].include?(vector["step"])
+    inputs[2] = inputs[2].to_h { |call| call.values_at("id", "element") } if vector["step"] == "judge"
     commands = -> { Sabir::Commands.public_send(vector["step"], *inputs) }
     vector["expect"] ? assert_equal(vector["expect"], commands.call) : assert_raises(ArgumentError, &commands)
   end
@@ -78,7 +79,7 @@ class VectorsTest < Minitest::Test
   def check_open(element)
     server = Sabir::Server.new("calc", logger: Logger.new(nil)).register("add") { |*values| values }
     clock = Sabir::Clock.new.tap { |it| it.set([1_764_000_000, 0]) }
-    outcome = server.dispatcher.process(element, "w.1", clock)
+    outcome = server.dispatcher.process(element, "w.1", clock) { 0 }
     assert outcome.reply || outcome.letter
   end
 

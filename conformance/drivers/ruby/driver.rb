@@ -40,8 +40,9 @@ def failure(error)
 end
 
 def client_of(ask)
-  key = [ask["url"], ask["namespace"], ask.fetch("name", "client")]
-  OPENING.synchronize { CLIENTS[key] ||= Sabir::Client.new(url: key[0], namespace: key[1], name: key[2]) }
+  options = { url: ask["url"], namespace: ask["namespace"], name: ask.fetch("name", "client") }
+  options[:max_queue] = ask["max_queue"] if ask.key?("max_queue")
+  OPENING.synchronize { CLIENTS[options] ||= Sabir::Client.new(**options) }
 end
 
 def seconds(ms) = ms && (ms / 1000.0)
@@ -59,30 +60,29 @@ def params_of(ask)
 end
 
 def do_call(ask)
-  params = params_of(ask)
   options = { timeout: seconds(ask["timeout_ms"]), idempotent: ask.fetch("idempotent", false) }
-  outcome_of { client_of(ask).call(ask["service"], ask["method"], params, **options) }
+  way = ask["retry"] ? :retry : :call
+  outcome_of { client_of(ask).method(way).call(ask["service"], ask["method"], params_of(ask), **options) }
 end
+
+def do_wait(ask) = outcome_of { client_of(ask).wait_for_service(ask["service"], timeout: seconds(ask["timeout_ms"])) }
 
 def do_many(ask)
   calls = ask["calls"].map { |call| [call["method"], read(call["params"])] }
   ended = nil
   refused = outcome_of { (ended = client_of(ask).many(ask["service"], calls, timeout: seconds(ask["timeout_ms"]))) && 0 }
-  return refused unless ended
-
-  { outcomes: ended.map { |e| e.is_a?(Sabir::SabirError) ? failure(e) : { outcome: "result", value: write(e) } } }
+  ended ? { outcomes: ended.map { |e| e.is_a?(Sabir::SabirError) ? failure(e) : outcome_of { e } } } : refused
 end
 
 def do_notify(ask)
-  params = params_of(ask)
-  answer = outcome_of do
-    client_of(ask).notify(ask["service"], ask["method"], params, expires: seconds(ask["expires_ms"]))
-  end
+  options = { expires: seconds(ask["expires_ms"]), idempotent: ask.fetch("idempotent", false) }
+  answer = outcome_of { client_of(ask).notify(ask["service"], ask["method"], params_of(ask), **options) }
   answer[:outcome] == "result" ? { outcome: "sent" } : answer
 end
 
 def do_close(ask)
-  keys = OPENING.synchronize { CLIENTS.keys.select { |key| key.first(2) == ask.values_at("url", "namespace") } }
+  place = ask.values_at("url", "namespace")
+  keys = OPENING.synchronize { CLIENTS.keys.select { |key| key.values_at(:url, :namespace) == place } }
   keys.each { |key| CLIENTS.delete(key).close }
   {}
 end
@@ -94,21 +94,22 @@ class Own < Sabir::ApplicationError
 end
 
 # A method that says that it is invoked before it is; its parameters are those of the lambda.
-class Announced
-  def initialize(handler, announce)
-    @handler = handler
-    @announce = announce
-  end
-
-  def parameters = @handler.parameters
+Announced = Struct.new(:handler, :announce) do
+  def parameters = handler.parameters
 
   def call(*args, **named)
-    @announce.call
-    @handler.call(*args, **named)
+    announce.call(named.slice(:key))
+    handler.call(*args, **named)
   end
 end
 
-def methods_of(ask)
+def job(place, key, duration, size, fails)
+  sleep(duration)
+  say({ event: "finished", **place, method: "job", key: key })
+  fails ? raise(Own, "failed") : "x" * size
+end
+
+def methods_of(ask, place)
   { echo: ->(value) { value },
     add: ->(a, b) { a + b },
     fail: lambda { |code: 1001, message: "failed", data: nil|
@@ -117,6 +118,8 @@ def methods_of(ask)
     fail_plain: -> { raise Own, "plain" },
     boom: ->(text = "boom") { raise text },
     sleep_ms: ->(ms) { sleep(ms / 1000.0) && ms },
+    spin_ms: ->(ms) { (Sabir::Clock.monotonic + (ms / 1000.0)).then { nil while Sabir::Clock.monotonic < _1 } || ms },
+    job: ->(key:, ms: 0, size: 0, fail: false) { job(place, key, ms / 1000.0, size, fail) },
     blob: ->(size) { "x" * size },
     note: ->(*) {},
     crash: -> { exit!(3) },
@@ -135,11 +138,12 @@ def do_serve(ask)
   place = ask.slice("namespace", "service")
   counts = Hash.new(0)
   server = Sabir::Server.new(ask["service"], url: ask["url"], namespace: ask["namespace"], name: "driver",
-                                             threads: ask.fetch("concurrency", 4))
-  methods_of(ask).each do |name, handler|
-    announce = lambda do
+                                             threads: ask.fetch("concurrency", 4),
+                                             handler_timeout: seconds(ask["handler_timeout_ms"]))
+  methods_of(ask, place).each do |name, handler|
+    announce = lambda do |key|
       WRITING.synchronize { counts[name.to_s] += 1 }
-      say({ event: "invoked", **place, method: name })
+      say({ event: "invoked", **place, method: name, **key })
     end
     server.register(name, Announced.new(handler, announce))
   end
@@ -156,11 +160,12 @@ end
 # ---------------------------------------------------------------------------------------------------- both
 
 COMMANDS = {
-  "client" => { "call" => :do_call, "many" => :do_many, "notify" => :do_notify, "close" => :do_close },
+  "client" => { "call" => :do_call, "many" => :do_many, "notify" => :do_notify, "wait" => :do_wait,
+                "close" => :do_close },
   "server" => { "serve" => :do_serve, "stop" => :do_stop, "close" => :do_close }
 }.fetch(ARGV.last)
 HELLO = { name: "sabir", version: Sabir::VERSION, language: "Ruby #{RUBY_VERSION}", spec: ["1"], concurrent: true,
-          features: %w[many nested context untyped] }.freeze
+          features: %w[many nested context untyped retry bound wait handler_timeout spin] }.freeze
 
 def handle(ask)
   command = COMMANDS[ask["cmd"]]

@@ -2,6 +2,7 @@
 
 require "securerandom"
 require_relative "connection"
+require_relative "delivery"
 require_relative "errors"
 require_relative "keys"
 require_relative "messages"
@@ -15,22 +16,28 @@ module Sabir
     CLOCK_S = 60.0 # after so long Redis is asked for its clock again [SABIR-TIME-2]
     LONGEST_S = 1_000_000_000 # the longest time-out
     SOME_MS = 1_000_000_000_000 # a time of as many digits as the real one
+    ASKING_S = 0.02..0.25 # the pauses in which {#wait_for_service} asks
+    PARTING_S = 0.5 # for the last words on a connection
 
     # @param redis [Redis, nil] whose settings are used instead of url; nil: url
     # @param name [String] the first part of the tokens, to which an ACL can confine the client
     # @param timeout [Numeric] seconds that a call may take if it names none [SABIR-CALL-3]
     # @param errors [Array<Class>] subclasses of {ApplicationError} to raise for their CODE
-    # @raise [ArgumentError] a name outside its grammar, or a time-out that is none
+    # @param max_queue [Integer, nil] elements that may wait for a service, those of the call included; nil: no bound
+    #   [SABIR-QUEUE-1]
+    # @raise [ArgumentError] a name outside its grammar, a time-out or a bound that is none
     def initialize(url: URL, redis: nil, namespace: "sabir", name: "client", timeout: 30, errors: [],
-                   max_bytes: Messages::MAX_BYTES, max_depth: Messages::MAX_DEPTH)
+                   max_queue: 100_000, max_bytes: Messages::MAX_BYTES, max_depth: Messages::MAX_DEPTH)
       @namespace = Keys.check(:namespace, namespace)
       @name = Keys.check(:name, name)
       @timeout = seconds(timeout)
       @errors = errors.to_h { |error| [error::CODE, error] }
+      @max_queue = bound(max_queue)
       @limits = { max_bytes: max_bytes, max_depth: max_depth }
       @clock = Clock.new
       @connect = -> { Connection.new(url, redis, @clock) }
       @idle = []
+      @served = {} # service => whether `alive` existed when it was last asked for
       @lock = Mutex.new
       @pid = Process.pid
     end
@@ -44,7 +51,8 @@ module Sabir
 
     # @param params [Array, Hash, nil] positional, named, none
     # @param timeout [Numeric, nil] seconds; nil: as the client has it
-    # @param idempotent [Boolean] running it twice does no harm, so it is sent again when a connection is lost
+    # @param idempotent [Boolean] running it twice does no harm, so it is sent again when a connection is lost, and
+    #   delivered again when its worker is
     # @param traceparent [String, nil] W3C Trace Context; nil: that of the request that is being handled, if any
     # @return [Object] the result
     # @raise [SabirError] what the worker answered, or why there is no answer
@@ -62,35 +70,77 @@ module Sabir
     # @raise [ArgumentError, LimitExceeded] as in {#call}: then nothing has been sent
     def many(service, requests, timeout: nil, idempotent: false, traceparent: nil)
       context = Sabir.context
-      limit = [seconds(timeout || @timeout), context&.time_left].compact.min # [SABIR-TIME-5]
+      limit = time_for(timeout)
       return requests.map { DeadlineExceeded.new("no time left to call it") } unless limit.positive?
 
       token = "#{@name}.#{SecureRandom.hex(8)}" # for this call alone: no old connection can rob it [SABIR-TOKEN-1]
       ids = requests.map { SecureRandom.hex(16) }
       common = { reply_to: token, idempotent: idempotent, traceparent: traceparent || context&.traceparent }
-      answers, error = deliver(Keys.new(@namespace, service), token, ids, limit, idempotent) do |now, left|
+      deliver(Keys.new(@namespace, service), token, ids, limit, idempotent) do |now, left|
         ends = now + (left * 1000).floor # [SABIR-CALL-5]
         requests.zip(ids).map { |(method, params), id| encode(id, method, params, deadline: ends, **common) }
       end
-      ids.map { |id| answers.fetch(id, error) }
+    end
+
+    # Calls again, with growing pauses and within one time-out, while the error is retryable, or says "may have run" of
+    # an idempotent call [SABIR-RETRY-1]. Takes what {#call} takes.
+    # @return [Object] the result
+    # @raise [SabirError] the last error
+    # @raise [ArgumentError] as in {#call}
+    def retry(service, method, params = nil, timeout: nil, idempotent: false, traceparent: nil)
+      finish = Clock.monotonic + time_for(timeout)
+      1.step do |attempt|
+        left = [finish - Clock.monotonic, 0.001].max
+        return call(service, method, params, timeout: left, idempotent: idempotent, traceparent: traceparent)
+      rescue SabirError => e
+        pause = Connection.pause(attempt) * rand(0.5..1.0)
+        again = e.retryable? || (idempotent && e.outcome == "may have run")
+        raise unless again && Clock.monotonic + pause < finish
+
+        sleep(pause)
+      end
+    end
+
+    # Waits until somebody serves, for programs that start in any order.
+    # @param timeout [Numeric, nil] seconds; nil: as the client has it
+    # @return [nil]
+    # @raise [ServiceUnavailable, NotQueued] not in time; Redis can't be reached, or does not tell
+    # @raise [ArgumentError] a name outside its grammar, or a time-out that is none
+    def wait_for_service(service, timeout: nil)
+      keys = Keys.new(@namespace, service)
+      finish = Clock.monotonic + time_for(timeout)
+      pause = ASKING_S.begin
+      while (trouble, passes = unserved(keys, finish))
+        left = finish - Clock.monotonic
+        raise trouble unless passes && left.positive?
+
+        sleep([pause, left].min)
+        pause = (pause * 2).clamp(ASKING_S)
+      end
     end
 
     # Sends a request that nobody answers.
     # @param expires [Numeric, nil] seconds after which it is not started any more; nil: never
+    # @param idempotent [Boolean] as in {#call}
     # @return [String] its id
-    # @raise [NotQueued, ConnectionLost] it was not sent; it may have been
+    # @raise [NotQueued, Overloaded] it was not sent, or taken back
+    # @raise [ConnectionLost, WorkerLost] it may have been sent; it was sent twice, and one taken back
     # @raise [ArgumentError, LimitExceeded] as in {#call}
-    def notify(service, method, params = nil, expires: nil, traceparent: Sabir.context&.traceparent)
+    def notify(service, method, params = nil, expires: nil, idempotent: false, traceparent: Sabir.context&.traceparent)
       expires &&= seconds(expires)
       id = SecureRandom.hex(16)
-      _, error = deliver(Keys.new(@namespace, service), nil, [], @timeout, false) do |now, _|
-        [encode(id, method, params, deadline: expires && (now + (expires * 1000).ceil), traceparent: traceparent)]
-      end
-      error ? raise(error) : id
+      outcome = deliver(Keys.new(@namespace, service), nil, [id], @timeout, idempotent) do |now, _|
+        deadline = expires && (now + (expires * 1000).ceil)
+        [encode(id, method, params, deadline: deadline, idempotent: idempotent, traceparent: traceparent)]
+      end.first
+      outcome.is_a?(SabirError) ? raise(outcome) : id
     end
 
     # Closes the connections that no call is using; a later call makes a new one.
-    def close = @lock.synchronize { @idle.pop.close until @idle.empty? }
+    def close
+      lines = @lock.synchronize { (Process.pid == @pid ? @idle : after_fork).tap { @idle = [] } }
+      lines.each { |line| line.finish(PARTING_S) } # [SABIR-WAIT-2]
+    end
 
     # @api private
     # @return [Connection] ready to send on, with Redis's clock at hand
@@ -105,19 +155,22 @@ module Sabir
     def keep(line)
       return unless line&.open?
 
-      @lock.synchronize { @idle.size < POOL ? @idle.push(line) : line.close }
+      kept = @lock.synchronize { @idle.size < POOL && @idle.push(line) }
+      kept || line.finish(PARTING_S)
     end
 
     private
 
     # @yield [now, left] Redis's clock in ms, and the seconds that are left
     # @yieldreturn [Array<String>] the elements
-    # @return [Array(Hash{String => Object}, SabirError)] what came of the calls, and what became of those not in it
+    # @return [Array<Object, SabirError>] what came of each id
     def deliver(keys, token, ids, limit, idempotent)
       finish = Clock.monotonic + limit
       encode = ->(now = @clock.now_ms) { yield now, finish - Clock.monotonic }
       elements = @clock.fresh?(CLOCK_S) ? encode.call : encode.call(SOME_MS) && nil # refuses before anything is sent
-      Delivery.new(self, keys, token, ids, finish, idempotent, @errors) { elements ||= encode.call }.run
+      options = { idempotent: idempotent, bound: @max_queue }
+      options.update(token: token, own: @errors, served: @served) if token
+      (token ? Calls : Delivery).new(self, keys, ids, finish, **options) { elements ||= encode.call }.run
     end
 
     def encode(id, method, params, **envelope)
@@ -129,6 +182,28 @@ module Sabir
       return value.to_f if value.is_a?(Numeric) && value.real? && value.positive? && value <= LONGEST_S
 
       raise ArgumentError, "timeout: expected a number of seconds > 0 and <= #{LONGEST_S}, got #{value.inspect}"
+    end
+
+    # @return [Float] seconds, no more than the request that is being handled has left [SABIR-TIME-5]
+    def time_for(timeout) = [seconds(timeout || @timeout), Sabir.context&.time_left].compact.min
+
+    def bound(value)
+      return value if value.nil? || (value.is_a?(Integer) && value.positive?)
+
+      raise ArgumentError, "max_queue: expected an integer > 0 or nil, got #{value.inspect}"
+    end
+
+    # @return [Array(SabirError, Boolean), nil] why nobody serves, and whether it may pass; nil: somebody does
+    def unserved(keys, finish)
+      patience = (finish - Clock.monotonic).clamp(0.001, Delivery::MARGIN_S)
+      line = ready(nil, patience)
+      alive = Connection.value(line.exchange(Commands.ask_alive(keys), patience).first)
+      [ServiceUnavailable.new("no worker serves #{keys.service}"), true] if alive.zero?
+    rescue Connection::Lost, Connection::Refused => e
+      [NotQueued.new("not known whether #{keys.service} is served: #{e.message}"),
+       e.is_a?(Connection::Lost) || Delivery::TRANSIENT.match?(e.message)]
+    ensure
+      keep(line)
     end
 
     # Whether a connection may be trusted with a request: one that has been idle is tried out first [SABIR-LOST-6].
@@ -144,91 +219,6 @@ module Sabir
     def after_fork
       @pid = Process.pid
       @idle = []
-    end
-  end
-
-  # One RPUSH, and the wait for what comes of it.
-  # @api private
-  class Delivery
-    BLOCK_S = 5.0 # the longest block of a BLPOP
-    MARGIN_S = 2.0 # how much longer Redis may take to answer
-    LATE_S = 0.5 # how long after its time-out a call may still end; less than [SABIR-CALL-2] has
-    # The error replies after which the same request may well be taken.
-    TRANSIENT = /\A(?:LOADING|BUSY|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS)\b/
-
-    # @yieldreturn [Array<String>] the elements, once there is a connection
-    def initialize(client, keys, token, ids, finish, idempotent, errors, &elements)
-      @client = client
-      @keys = keys
-      @token = token
-      @waiting = ids.to_h { |id| [id, true] }
-      @finish = finish
-      @idempotent = idempotent
-      @errors = errors
-      @elements = elements
-      @answers = {}
-      @attempt = 0
-    end
-
-    # @return [Array(Hash{String => Object}, SabirError)]
-    def run
-      step until done? || left <= 0
-      [@answers, (failure unless done?)]
-    rescue Connection::Lost, Connection::Refused => e
-      @trouble = e.message
-      again?(e) ? retry : [@answers, failure]
-    ensure
-      @client.keep(@line)
-    end
-
-    private
-
-    def left = @finish - Clock.monotonic
-    def done? = @waiting.empty? && (@accepted || @token)
-
-    def step
-      @line = @client.ready(@line, [MARGIN_S, (left + LATE_S) / 3].min)
-      block = left.clamp(0.001, BLOCK_S)
-      pushing = !@sent
-      commands = pushing ? Commands.push(@keys, @elements.call) : []
-      commands += Commands.wait(@keys, @token, (block * 1000).ceil) if @token
-      @sent = true # from here on it may be in the queue [SABIR-LOST-1]
-      replies = @line.exchange(commands, block + [MARGIN_S, left - block + LATE_S].min) do |reply|
-        accept(reply) if pushing && !@accepted # before the answer of BLPOP comes
-      end
-      receive(Connection.value(replies.last)) if @token
-      @attempt = 0
-      @trouble = nil
-    end
-
-    def accept(reply)
-      @sent = @accepted = !reply.is_a?(Exception)
-      Connection.value(reply)
-    end
-
-    def receive(popped)
-      reply = popped && Messages.decode_reply(popped.last, own: @errors)
-      return unless reply && @waiting.delete(reply.id) # late, or nobody's [SABIR-REPLY-4]
-
-      @answers[reply.id] = reply.error || reply.result
-    end
-
-    # Waits a little, if that may help.
-    def again?(error)
-      return false if @sent && !@token # a notification: sent, perhaps
-      return false if error.is_a?(Connection::Refused) && !@sent && !TRANSIENT.match?(error.message) # [SABIR-LOST-5]
-
-      @risked ||= @sent && !@accepted # it may be in the queue, whatever becomes of the next one [SABIR-LOST-5]
-      @sent &&= @accepted || !@idempotent
-      sleep(Connection.pause(@attempt += 1).clamp(0, [left, 0].max))
-      left.positive?
-    end
-
-    def failure
-      return NotQueued.new("not queued: #{@trouble || "no time left"}") unless @sent || @risked
-      return ConnectionLost.new("connection lost: #{@trouble}") unless @line.open? && @token
-
-      CallTimeout.new("no reply in time#{" (#{@trouble})" if @trouble}")
     end
   end
 

@@ -1,5 +1,7 @@
 # frozen_string_literal: true
 
+require "digest"
+
 module Sabir
   # The Redis commands of each step, as data: Arrays of Strings. Pure.
   module Commands
@@ -9,14 +11,62 @@ module Sabir
     TAKE_MS = 2_000
     DEAD_LETTERS = 1_000
 
+    # The texts of protocol/scripts by their SHA-1 digests.
+    SCRIPTS = %w[heartbeat goodbye].to_h do |name|
+      text = File.binread(File.join(__dir__, "scripts", "#{name}.lua"))
+      [Digest::SHA1.hexdigest(text).freeze, text.freeze]
+    end.freeze
+    HEARTBEAT, GOODBYE = SCRIPTS.keys
+
     module_function
 
     # The client appends requests, one element each [SABIR-CALL-1].
     def push(keys, elements) = [["RPUSH", keys.requests, *elements]]
 
-    # The client waits for one reply.
+    # The client looks at the first reply, as soon as there is one, and leaves it where it is [SABIR-WAIT-1].
     # @raise [ArgumentError] block_ms is less than a millisecond [SABIR-TRANSPORT-1]
-    def wait(keys, token, block_ms) = [["BLPOP", keys.reply(token), seconds(block_ms)]]
+    def wait(keys, token, block_ms)
+      list = keys.reply(token)
+      [["BLMOVE", list, list, "LEFT", "LEFT", seconds(block_ms)]]
+    end
+
+    # The client reads up to so many replies behind the first.
+    def drain(keys, token, count) = [["LRANGE", keys.reply(token), "1", count.to_s]]
+
+    # The client has read all replies that it wants [SABIR-WAIT-2].
+    def forget(keys, token) = [["DEL", keys.reply(token)]]
+
+    # The client has read this reply [SABIR-WAIT-2].
+    def forget_one(keys, token, reply) = [["LREM", keys.reply(token), "1", reply]]
+
+    # The client has read so many replies [SABIR-WAIT-2].
+    def forget_first(keys, token, count) = [["LTRIM", keys.reply(token), count.to_s, "-1"]]
+
+    # The client asks whether anybody serves [SABIR-ALIVE-1].
+    def ask_alive(keys) = [["EXISTS", keys.alive]]
+
+    # The client takes a request back, where no worker has it yet [SABIR-ALIVE-2, SABIR-QUEUE-1].
+    # @param id [String, nil] to ask, too, whether it was delivered before; nil: it can't have been
+    def take_back(keys, element, id = nil)
+      [["LREM", keys.requests, "-1", element], *([["EXISTS", keys.attempts(id)]] if id)]
+    end
+
+    # The client looks whether it may judge [SABIR-ALIVE-4].
+    def look_alive(keys) = [["WATCH", keys.alive], *ask_alive(keys), ["LLEN", keys.requests]]
+
+    # The client may not.
+    def unwatch = [["UNWATCH"]]
+
+    # The client learns what it can about the calls for which it waits, unless `alive` came back meanwhile
+    # [SABIR-ALIVE-4].
+    # @param calls [Hash{String => String}] element by id
+    # @param searches [Boolean] whether they are taken back
+    def judge(keys, token, calls, searches)
+      [["MULTI"],
+       *calls.flat_map { |id, element| take_back(keys, element, id).drop(searches ? 0 : 1) },
+       ["LRANGE", keys.reply(token), "0", "-1"],
+       ["EXEC"]]
+    end
 
     # Anybody asks for Redis's clock.
     def clock = [["TIME"]]
@@ -31,6 +81,9 @@ module Sabir
 
     # The worker takes one element if there is one.
     def take_more(keys, worker) = [["LMOVE", keys.requests, keys.active(worker), "LEFT", "RIGHT"]]
+
+    # The worker asks how many deliveries of an idempotent request were lost [SABIR-ATTEMPT-1].
+    def ask_attempts(keys, id) = [["GET", keys.attempts(id)]]
 
     # The worker answers a call and acknowledges it, both or neither [SABIR-REPLY-3].
     def reply(keys, worker, token, reply, element)
@@ -53,14 +106,10 @@ module Sabir
        ["EXEC"]]
     end
 
-    # The worker is alive [SABIR-LEASE-1].
-    # @param lease_ends [Integer] ms of Redis's clock
-    def heartbeat(keys, worker, lease_ends)
-      [["MULTI"],
-       *clock,
-       ["ZADD", keys.leases, lease_ends.to_s, worker],
-       ["SET", keys.alive, "1", "PX", LEASE_MS.to_s],
-       ["EXEC"]]
+    # The worker is alive, and recovers what others left behind [SABIR-RECOVER-1].
+    # @param judges [Boolean] whether it may recover [SABIR-RECOVER-7]
+    def heartbeat(keys, worker, judges)
+      [["EVALSHA", HEARTBEAT, "4", keys.requests, keys.leases, keys.alive, keys.dead, worker, judges ? "1" : "0"]]
     end
 
     # The worker looks what it holds [SABIR-LOST-3].
@@ -69,8 +118,11 @@ module Sabir
     # The worker gives back what it took last [SABIR-STOP-3].
     def give_back(keys, worker) = [["LMOVE", keys.active(worker), keys.requests, "RIGHT", "LEFT"]]
 
-    # The worker's hand is empty and it ends [SABIR-STOP-4].
-    def goodbye(keys, worker) = [["ZREM", keys.leases, worker]]
+    # The worker's hand is empty and it ends [SABIR-STOP-5].
+    def goodbye(keys, worker) = [["EVALSHA", GOODBYE, "3", keys.leases, keys.alive, keys.active(worker), worker]]
+
+    # An EVALSHA as the EVAL for a server that does not know the script [SABIR-SCRIPT-1].
+    def as_text((_, digest, *rest)) = ["EVAL", SCRIPTS.fetch(digest), *rest]
 
     # Zero would mean "for ever" to Redis.
     def seconds(block_ms)

@@ -54,6 +54,7 @@ module Sabir
       @redis = redis ? redis.dup : Redis.new(url: url, reconnect_attempts: 0)
       @clock = clock
       @open = false
+      @ahead = []
     end
 
     # Connects, asks for Redis's clock and ends the connection that was lost before, if any.
@@ -72,6 +73,9 @@ module Sabir
       raise Lost, e.message
     end
 
+    # Has these commands sent in front of the next ones, in the same write; nobody needs their replies.
+    def send_ahead(commands) = @ahead += commands
+
     # Sends all commands before it reads a reply.
     # @param patience [Float] seconds to wait for each reply, longer than a command may block [SABIR-TRANSPORT-2]
     # @yield [reply] each reply as it comes; a block that leaves early gives the connection up
@@ -79,8 +83,11 @@ module Sabir
     # @raise [Lost]
     def exchange(commands, patience)
       replies = []
+      ahead = @ahead.size
       @sent = Clock.monotonic
-      stream(commands, patience) do |reply|
+      stream(@ahead + commands, patience) do |reply|
+        next ahead -= 1 if ahead.positive?
+
         replies << reply
         yield reply if block_given?
       end
@@ -89,7 +96,18 @@ module Sabir
     rescue *TROUBLE => e
       raise Lost, "#{e.class}: #{e.message}"
     ensure
-      close if replies.size < commands.size
+      @ahead = []
+      close if ahead.positive? || replies.size < commands.size
+    end
+
+    # @param command [Array<String>] an EVALSHA; its text is sent where Redis does not know it [SABIR-SCRIPT-1]
+    # @return [Object] what the script answers
+    # @raise [Lost, Refused]
+    def script(command, patience)
+      reply = exchange([command], patience).first
+      unknown = reply.is_a?(Exception) && reply.message.start_with?("NOSCRIPT")
+      reply = exchange([Commands.as_text(command)], patience).first if unknown
+      Connection.value(reply)
     end
 
     # @return [Object] the reply itself
@@ -104,7 +122,17 @@ module Sabir
 
     def close
       @open = false
+      @ahead = []
       @redis.close
+    end
+
+    # Closes it when what was to be sent ahead has been sent.
+    def finish(patience)
+      exchange([], patience) if @ahead.any?
+    rescue Lost
+      nil
+    ensure
+      close
     end
 
     private

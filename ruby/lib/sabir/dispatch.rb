@@ -24,11 +24,15 @@ module Sabir
     # @return [String]
     attr_reader :service, :worker
 
-    def initialize(request, service, worker, clock)
+    # @return [Integer] 1: it is delivered for the first time; more only if it is idempotent [SABIR-ATTEMPT-2]
+    attr_reader :attempt
+
+    def initialize(request, service, worker, clock, attempt = 1)
       @request = request
       @service = service
       @worker = worker
       @clock = clock
+      @attempt = attempt
     end
 
     # @return [String] the request's id
@@ -48,9 +52,6 @@ module Sabir
 
     # @return [Float, nil] seconds until the deadline, 0.0 when it has come; nil: there is none
     def time_left = deadline && [(deadline - @clock.now_ms) / 1000.0, 0.0].max
-
-    # @return [Integer] 1: what it is delivered is always the first time in the profile core
-    def attempt = 1
   end
 
   # A handler, and whether parameters fit it, which is known before it is called [SABIR-BODY-4].
@@ -144,26 +145,36 @@ module Sabir
 
     # @param element [String] the bytes that were read
     # @param clock [#now_ms] Redis's
+    # @yield [request] a {Messages::Request} or {Messages::Rejection}, before anything of it is judged or started
+    # @yieldreturn [Integer] how many deliveries of it were lost with their worker
     # @return [Outcome]
     def process(element, worker, clock)
       request = Messages.decode_request(element, **@limits)
+      lost = yield request
       raise request.error if request.is_a?(Messages::Rejection)
 
-      result = run(request, worker, clock)
+      result = run(request, worker, clock, lost + 1)
       request.reply_to ? Outcome.new(request.reply_to, encode_result(request.id, worker, result)) : Outcome.new
     rescue StandardError => e # whatever bytes come in, and whatever fault this port may have [SABIR-WORKER-5]
-      refuse(element, request, e.is_a?(SabirError) ? e : InternalError.new(describe(e)), worker, clock)
+      error = e.is_a?(SabirError) ? e : InternalError.new(describe(e))
+      refuse(element, request, lost&.positive? ? of_a_later_delivery(error) : error, worker, clock)
+    end
+
+    # @param limit [Float] seconds that the handler has run, and longer [SABIR-RUN-1]
+    # @return [Outcome]
+    def give_up(element, request, limit, worker, clock)
+      refuse(element, request, InternalError.new("ran longer than #{limit} s"), worker, clock)
     end
 
     private
 
-    def run(request, worker, clock)
+    def run(request, worker, clock, attempt)
       raise DeadlineExceeded, "the deadline has come" if request.deadline&.<= clock.now_ms # [SABIR-TIME-3]
 
       name = request.method_name
       handler = @handlers.fetch(name) { raise MethodNotFound, "no method #{name}" } # nowhere else [SABIR-BODY-3]
       arguments = handler.fit(request.params)
-      Context.with(Context.new(request, @service, worker, clock)) { call(handler, *arguments) }
+      Context.with(Context.new(request, @service, worker, clock, attempt)) { call(handler, *arguments) }
     end
 
     def call(handler, args, keywords)
@@ -174,6 +185,13 @@ module Sabir
       raise InternalError, "#{e.class}: expected an integer outside #{Errors::RESERVED} as its code" # [SABIR-ERROR-3]
     rescue Exception => e # rubocop:disable Lint/RescueException -- no handler ends a worker, not by `exit` either
       raise InternalError.new(describe(e), data: (@traces ? { trace: e.backtrace } : nil)) # [SABIR-ERROR-1]
+    end
+
+    # It may have run before, whatever this delivery came to [SABIR-ATTEMPT-1].
+    def of_a_later_delivery(error)
+      return error unless error.outcome == "never started"
+
+      WorkerLost.new("the worker that had it before was lost; delivered again: #{error.message}")
     end
 
     def encode_result(id, worker, result)

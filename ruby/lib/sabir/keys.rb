@@ -57,5 +57,8 @@ module Sabir
 
     # @return [String] list: dead letters
     def dead = "#{@prefix}:dead"
+
+    # @return [String] string: how many deliveries of a request were lost with their worker
+    def attempts(id) = "#{@prefix}:attempts:#{Keys.check(:id, id)}"
   end
 end

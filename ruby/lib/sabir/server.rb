@@ -4,36 +4,12 @@ require "logger"
 require "securerandom"
 require_relative "connection"
 require_relative "dispatch"
+require_relative "hand"
+require_relative "heartbeat"
+require_relative "runs"
+require_relative "trying"
 
 module Sabir
-  # A flag that threads can wait for.
-  # @api private
-  class Flag
-    def initialize
-      @lock = Mutex.new
-      @raised = ConditionVariable.new
-      @up = false
-    end
-
-    def up? = @up
-
-    def raise!
-      @lock.synchronize do
-        @up = true
-        @raised.broadcast
-      end
-    end
-
-    # @param seconds [Float, nil] at most so long, less when a signal comes; nil: for ever
-    # @return [Boolean] whether it is up
-    def wait(seconds)
-      @lock.synchronize do
-        @raised.wait(@lock, seconds) unless @up
-        @up
-      end
-    end
-  end
-
   # One worker: takes the requests of one service and runs the methods that were registered by hand.
   #
   #   server = Sabir::Server.new("calc")
@@ -56,25 +32,28 @@ module Sabir
     # @param redis [Redis, nil] whose settings are used instead of url; nil: url
     # @param name [String] the first part of the worker's id
     # @param threads [Integer] so many handlers run at a time
+    # @param handler_timeout [Numeric, nil] seconds after which a handler is given up: its caller is told InternalError,
+    #   and what it returns is dropped. nil: never. When all threads run such handlers, the worker stops [SABIR-RUN-2]
     # @param traces [Boolean] whether stack traces are sent to the caller [SABIR-WORKER-7]
     # @param logger [Logger, nil] nil: warnings go to stderr
-    # @raise [ArgumentError] a name outside its grammar
-    def initialize(service, url: Client::URL, redis: nil, namespace: "sabir", name: "worker", threads: 8, traces: false,
-                   logger: nil, max_bytes: Messages::MAX_BYTES, max_depth: Messages::MAX_DEPTH)
+    # @raise [ArgumentError] a name outside its grammar, or a limit that is none
+    def initialize(service, url: Client::URL, redis: nil, namespace: "sabir", name: "worker", threads: 8,
+                   handler_timeout: nil, traces: false, logger: nil,
+                   max_bytes: Messages::MAX_BYTES, max_depth: Messages::MAX_DEPTH)
       @keys = Keys.new(namespace, service)
       @service = service
       @name = Keys.check(:name, name)
       @size = threads
+      @runs = Runs.new(handler_timeout)
       @logger = logger || Logger.new($stderr, level: Logger::WARN, progname: "sabir")
       @dispatcher = Dispatcher.new(service, traces, @logger, { max_bytes: max_bytes, max_depth: max_depth })
       @clock = Clock.new
+      @trying = Trying.new(@logger)
       @takes, @replies, @beats = Array.new(3) { Connection.new(url, redis, @clock) } # [SABIR-TRANSPORT-3]
       @stopping, @drained, @gone = Array.new(3) { Flag.new }
-      @starting, @taking, @replying, @lock = Array.new(4) { Mutex.new }
-      @held = Hash.new(0) # the elements in the hand that we know of, and how often
-      @found = [] # those of them that nobody has begun
+      @starting, @taking, @replying = Array.new(3) { Mutex.new }
+      @found = [] # what a look has brought and nobody has begun
       @threads = []
-      @troubles = {}
     end
 
     # @param name [String] the method's name on the wire
@@ -95,12 +74,14 @@ module Sabir
 
     # Serves until SIGTERM or SIGINT, then stops; a second signal ends the process at once.
     # @yield once it serves, before anything is taken
+    # @raise [RuntimeError] every handler ran longer than the limit [SABIR-RUN-2]
     def run(&ready)
       signals = Queue.new
       before = %w[TERM INT].to_h { |name| [name, trap(name) { @stopping.up? ? exit!(1) : signals << name }] }
       Thread.new { signals.pop && stop }
       start(&ready)
       @gone.wait(nil) until @gone.up?
+      raise @failure if @failure
     ensure
       signals.close
       before.each { |name, handler| trap(name, handler) }
@@ -114,11 +95,14 @@ module Sabir
         raise "started already as #{@worker}" if @worker
 
         @worker = "#{@name}.#{SecureRandom.hex(8)}" # [SABIR-WORKER-1]
-        trying("start", @stopping) { begin_with_a_beat } # [SABIR-LEASE-1]
+        @heartbeat = Heartbeat.new(@beats, @keys, @worker, @clock, @logger)
+        @hand = Hand.new(@keys, @worker, @trying, @logger) { @heartbeat.losses }
+        @trying.call("start", @stopping) { begin_with_a_beat } # [SABIR-LEASE-1]
         return self if @stopping.up?
 
         yield if block_given?
         @pulse = Thread.new { pulse }
+        @watch = Thread.new { watch } if @runs.limit
         @threads = Array.new(@size) { Thread.new { work } }
       end
       self
@@ -129,10 +113,10 @@ module Sabir
     def stop
       @stopping.raise!
       @starting.synchronize do
-        wake until @threads.all? { |thread| thread.join(0.05) }
+        wake until @threads.all? { |thread| @runs.late?(thread) || thread.join(0.05) }
         @drained.raise!
-        @pulse&.join
-        trying("goodbye", nil, LAST_TRIES) { goodbye } if @pulse && !@gone.up?
+        [@watch, @pulse].each { |thread| thread&.join }
+        @trying.call("goodbye", tries: LAST_TRIES) { goodbye } if @pulse && !@gone.up?
         [@takes, @replies, @beats].each(&:close)
         @gone.raise!
       end
@@ -141,19 +125,61 @@ module Sabir
     private
 
     def begin_with_a_beat
-      beat
+      @heartbeat.beat
       [@takes, @replies].each { |line| line.open? || line.reopen(MARGIN_S) }
+      policy = @replies.exchange([%w[INFO memory]], MARGIN_S).first.to_s[/^maxmemory_policy:(\S+)/, 1]
+      return if [nil, "noeviction"].include?(policy)
+
+      @logger.warn("#{@service}: expected the eviction policy noeviction, got #{policy}: it can evict the queue")
     end
 
     def pulse
-      trying("heartbeat", @drained) { beat } until @drained.wait(Commands::HEARTBEAT_MS / 1000.0)
+      pause = Commands::HEARTBEAT_MS / 1000.0
+      pause = @trying.call("heartbeat", @drained, longest: 1.0) { @heartbeat.beat } until @drained.wait(pause)
     end
 
     def work
-      while (element = @taking.synchronize { take })
-        commands = ending(element, @dispatcher.process(element, @worker, @clock))
-        @replying.synchronize { settle(@replies, commands, element) }
+      while (taken = @taking.synchronize { take })
+        catch(:left) { serve(taken) }
       end
+    end
+
+    def serve(taken)
+      outcome = @dispatcher.process(taken.element, @worker, @clock) { |request| begin_with(request, taken) }
+      settle(taken.element, outcome) if @runs.finish
+    end
+
+    # @return [Integer] how many deliveries of it were lost; the handler may start
+    # @throw :left it may not: the element stays in the hand, or in somebody else's
+    def begin_with(request, taken)
+      lost = request.is_a?(Messages::Request) && request.idempotent ? attempts(request.id) : 0
+      throw :left unless lost && (@hand.fresh?(taken) || still_there?(taken)) # [SABIR-LEASE-3]
+
+      @runs.start(taken.element, request)
+      lost
+    end
+
+    # @return [Boolean] false also where it is told to stop, and could not look
+    def still_there?(taken)
+      lost = @trying.call("hand", @stopping) { @replying.synchronize { @hand.lost?(@replies, taken) } }
+      lost == false
+    end
+
+    # @return [Integer, nil] nil: it is told to stop, and could not ask
+    def attempts(id)
+      @trying.call("attempts", @stopping) do
+        count = @replying.synchronize do
+          @replies.open? || @replies.reopen(MARGIN_S)
+          @replies.exchange(Commands.ask_attempts(@keys, id), MARGIN_S).first
+        end
+        next 0 if count.is_a?(Exception) && count.message.start_with?("WRONGTYPE") # as heartbeat.lua has it
+
+        Connection.value(count).to_i
+      end
+    end
+
+    def settle(element, outcome)
+      @replying.synchronize { @hand.settle(@replies, ending(element, outcome), element) }
     end
 
     def ending(element, outcome)
@@ -163,69 +189,49 @@ module Sabir
       Commands.acknowledge(@keys, @worker, element)
     end
 
-    # @return [String, nil] the bytes of an element to start at once; nil: there is to be no more
+    # Gives up the handlers that run too long.
+    def watch
+      until @drained.wait(@runs.next_in(Clock.monotonic))
+        @runs.overdue(Clock.monotonic).each do |run|
+          settle(run.element, @dispatcher.give_up(run.element, run.request, @runs.limit, @worker, @clock))
+        end
+        hang if @runs.late == @size && !@stopping.up?
+      end
+    end
+
+    def hang
+      @failure = "#{@service}: all #{@size} handlers ran longer than #{@runs.limit} s"
+      @logger.error(@failure)
+      Thread.new { stop }
+    end
+
+    # @return [Hand::Taken, nil] what is to be started at once; nil: there is to be no more
     def take
       until @stopping.up?
-        element = @found.shift || trying("take", @stopping) { take_one }
-        return element if element && !@stopping.up?
+        taken = @found.shift || @trying.call("take", @stopping) { take_one }
+        return taken if taken && !@stopping.up?
       end
-      # What nobody has begun was taken last, and is the end of the hand [SABIR-STOP-3].
-      [element, *@found].compact.reverse_each { |last| settle(@takes, Commands.give_back(@keys, @worker), last) }
+      @found.unshift(taken) if taken
+      @hand.give_back(@takes, @found)
+      @found.clear
       nil
     end
 
     def take_one
       unless @takes.open?
-        known = @lock.synchronize { @held.dup }
-        unseen = look(@takes).reject { |element| (known[element] -= 1) >= 0 } # [SABIR-LOST-3]
-        @found.concat(unseen.each { |element| hold(element) })
+        @found.concat(@hand.unseen(@takes))
         return @found.shift unless @found.empty?
       end
-      renewed, element = @takes.exchange(Commands.take(@keys, @worker, lease_ends, Commands::TAKE_MS), 2 * MARGIN_S)
-      return hold(element.b) if element.is_a?(String)
-
-      [element, renewed].each { |reply| Connection.value(reply) }
-      nil
-    end
-
-    # Ends an element's stay in the hand. What was lost on the way is sent again only while the element is still there,
-    # and nothing can happen any more on the lost connection [SABIR-LOST-4].
-    def settle(line, commands, element)
-      sent = false
-      trying("reply") do
-        hand = look(line) if sent || !line.open?
-        next if sent && hand && hand.count(element) < @held[element]
-
-        sent = true
-        answer = Connection.value(line.exchange(commands, MARGIN_S).last)
-        # To a key of another type, say: as if it had been pushed [SABIR-WORKER-6].
-        Array(answer).grep(Exception).first(1).each { |error| @logger.warn("reply: refused: #{error.message}") }
+      renewed = element = nil
+      taken = @hand.taking do
+        renewed, element = @takes.exchange(Commands.take(@keys, @worker, lease_ends, Commands::TAKE_MS), 2 * MARGIN_S)
+        element.is_a?(String) ? [element.b] : []
       end
-      @lock.synchronize { (@held[element] -= 1).positive? || @held.delete(element) }
-    end
-
-    # @return [Array<String>] the hand
-    def look(line)
-      line.open? || line.reopen(MARGIN_S) || sleep(Commands::TAKE_MS / 1000.0)
-      Connection.value(line.exchange(Commands.read_hand(@keys, @worker), MARGIN_S).first).map(&:b)
-    rescue Connection::Refused
-      line.close # or the next attempt would not look again
-      raise
-    end
-
-    def hold(element)
-      @lock.synchronize { @held[element] += 1 }
-      element
+      [element, renewed].each { |reply| Connection.value(reply) } if taken.empty?
+      taken.first
     end
 
     def lease_ends = @clock.now_ms + Commands::LEASE_MS
-
-    def beat
-      @beats.open? || @beats.reopen(MARGIN_S)
-      answer = Connection.value(@beats.exchange(Commands.heartbeat(@keys, @worker, lease_ends), MARGIN_S).last)
-      @clock.set(answer.first, @beats.sent)
-      answer.each { |part| Connection.value(part) } # a key of the wrong type, say
-    end
 
     # Ends the wait of the thread that waits for an element. Where that fails, the block time ends it.
     def wake
@@ -240,34 +246,13 @@ module Sabir
       end
     end
 
-    # All handlers have ended: what the hand still holds, nobody has begun. And no lost heartbeat may come late.
+    # All handlers have ended, or were given up: what the hand still holds, nobody has begun. And no lost heartbeat may
+    # come late.
     def goodbye
       @beats.open? || @beats.reopen(MARGIN_S)
-      look(@takes).reverse_each { |element| settle(@takes, Commands.give_back(@keys, @worker), element) }
-      Connection.value(@takes.exchange(Commands.goodbye(@keys, @worker), MARGIN_S).last) # [SABIR-STOP-4]
-    end
-
-    # Tries again with a growing pause [SABIR-WORKER-6], until the flag is up.
-    # @return [Object, nil] what the block returns; nil: the flag is up, or the tries are used up
-    def trying(what, flag = nil, tries = Float::INFINITY)
-      attempt = 0
-      begin
-        result = yield
-        @logger.warn("#{what}: works again") if @troubles.delete(what)
-        result
-      rescue Connection::Lost, Connection::Refused => e
-        trouble(what, e)
-        pause = Connection.pause(attempt += 1)
-        return if attempt >= tries || (flag ? flag.wait(pause) : sleep(pause).nil?)
-
-        retry
-      end
-    end
-
-    # Says it once, not at each attempt.
-    def trouble(what, error)
-      @logger.warn("#{what}: #{error.message}; trying again") unless @troubles[what]
-      @troubles[what] = true
+      @hand.empty(@takes)
+      done = @takes.script(Commands.goodbye(@keys, @worker).first, MARGIN_S) # [SABIR-STOP-5]
+      @logger.warn("#{@service}: the hand of #{@worker} is not empty; its lease is left to end") unless done == 1
     end
   end
 end

@@ -26,15 +26,21 @@ module Sabir
 
       private
 
-      def deliver(keys, _token, ids, limit, _idempotent)
-        answers = {}
-        yield(@clock.now_ms, limit).each do |element|
-          outcome = @servers[keys.service]&.dispatcher&.process(element, WORKER, @clock)
-          @dead << JSON.parse(outcome.letter) if outcome&.letter
-          reply = outcome&.reply && Messages.decode_reply(outcome.reply, own: @errors)
-          answers[reply.id] = reply.error || reply.result if reply
+      def deliver(keys, token, ids, limit, _idempotent)
+        elements = yield(@clock.now_ms, limit)
+        error, = unserved(keys)
+        return ids.map { token && error } if error # a notification waits until somebody serves
+
+        elements.map do |element|
+          outcome = @servers[keys.service].dispatcher.process(element, WORKER, @clock) { 0 }
+          @dead << JSON.parse(outcome.letter) if outcome.letter
+          reply = outcome.reply && Messages.decode_reply(outcome.reply, own: @errors)
+          reply && (reply.error || reply.result)
         end
-        [answers, (CallTimeout.new("no server for #{keys.service}") if answers.size < ids.size)]
+      end
+
+      def unserved(keys, _finish = nil)
+        [ServiceUnavailable.new("no worker serves #{keys.service}"), false] unless @servers.key?(keys.service)
       end
     end
   end
