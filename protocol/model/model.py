@@ -1,17 +1,17 @@
 """An explicit-state model of profile `reliable`: every state that a few calls, workers and failures can reach.
 
 A command, a transaction or a script is one step of Redis; nothing else is atomic. What a process writes waits in its
-connection's *pipe* until the server executes it, command by command. The pipe of a connection that was cut, or whose process
-was killed, stays with the server as *old*: any prefix of it is executed, at any later time, and the rest is dropped.
+connection's *pipe* until the server executes it, command by command. The pipe of a connection that was cut, or whose
+process was killed, stays with the server as *old*: any prefix is executed, at any later time, and the rest is dropped.
 
-Time is left out but for its order. A lease that its worker renews does not end; one that it does not renew (killed, paused,
-cut off) may end at any later moment; `alive` may expire when nobody renews it. So a trace is a history, however long it takes.
-An element is the number of its call, from 0. Lists are tuples, head first.
+Time is left out but for its order. A lease that its worker renews does not end; one that it does not renew (it is killed,
+paused, cut off) may end at any later moment, and `alive` may expire when nobody renews it. So a trace is a history, however
+long it takes. An element is the number of its call, from 0. Lists are tuples, head first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,35 +21,35 @@ class Rules:
     """What protects. Each can be taken away."""
 
     # the worker's takes and its connections
-    renew_with_take: bool = True  # LEASE-2: ZADD in front of each take, in the same write
-    short_block: bool = True  # LEASE-2: a blocked take ends before the lease that was renewed in front of it
-    end_old_connection: bool = True  # LOST-3, LOST-4: CLIENT KILL before the hand is read
-    read_hand: bool = True  # LOST-3: after a reconnect
-    resend_what_is_held: bool = True  # LOST-4: a transaction is sent again only if the hand still holds the element
-    settle_in: str = "MULTI"  # REPLY-3; else the order of two commands, "reply, ack" or "ack, reply"
-    start_what_is_held: bool = True  # LEASE-3: what was taken before the lease ended is looked for in the hand first
-    attempts_before_refusal: bool = True  # ATTEMPT-1: "never started" is not said of what was delivered before
-    refuse_what_is_held: bool = True  # ATTEMPT-1: nor of what the hand does not hold any more, in the step that says it
+    renew_with_take: bool = True  # SABIR-LEASE-2: ZADD in front of each take, in the same write
+    short_block: bool = True  # SABIR-LEASE-2: a blocked take ends before the lease that was renewed in front of it
+    end_old_connection: bool = True  # SABIR-LOST-3, SABIR-LOST-4: CLIENT KILL before the hand is read
+    read_hand: bool = True  # SABIR-LOST-3: after a reconnect
+    resend_what_is_held: bool = True  # SABIR-LOST-4: a transaction is sent again only if the hand still holds the element
+    settle_in: str = "MULTI"  # SABIR-REPLY-3; else two commands, "reply, ack" or "ack, reply"
+    start_what_is_held: bool = True  # SABIR-LEASE-3: what was taken before the lease ended is looked for in the hand
+    attempts_before_refusal: bool = True  # SABIR-ATTEMPT-1: no "never started" of what was delivered before
+    refuse_what_is_held: bool = False  # not in the protocol: "never started" is said in one step with a look at the hand
     # stopping
-    give_back_in: str = "LMOVE"  # STOP-3; else the order of two commands, "LREM, LPUSH" or "LPUSH, LREM"
-    start_in_order: bool = True  # STOP-3: so that the tail of the hand is what was not started
-    goodbye_looks: bool = True  # STOP-5: the lease goes only if the hand is empty
+    give_back_in: str = "LMOVE"  # SABIR-STOP-3; else two commands, "LREM, LPUSH" or "LPUSH, LREM"
+    start_in_order: bool = True  # SABIR-STOP-3: so that the tail of the hand is what was not started
+    take_ends_first: bool = True  # SABIR-STOP-4: the last take is answered before the goodbye
+    goodbye_looks: bool = True  # SABIR-STOP-5: the lease goes only if the hand is empty
     # recovery
-    recover_in_one_step: bool = True  # RECOVER-1: nothing that is recovered lies in anybody's hand in between
-    recover_oldest_first: bool = True  # RECOVER-1: so that the tail of a hand stays what its worker thinks it is
-    count: bool = True  # RECOVER-2: lost deliveries are counted
-    keep_late_out: bool = True  # RECOVER-6: what is past its deadline does not come back to the queue
-    everybody_first: bool = True  # RECOVER-7: nobody recovers before everybody could renew
-    lease_last: bool = True  # RECOVER-8: the lease goes when the hand is empty, not before
+    recover_in_one_step: bool = True  # SABIR-RECOVER-1: nothing that is recovered lies in anybody's hand in between
+    recover_oldest_first: bool = True  # SABIR-RECOVER-1: so that the tail of a hand stays what its worker thinks it is
+    count: bool = True  # SABIR-RECOVER-2: lost deliveries are counted
+    keep_late_out: bool = True  # SABIR-RECOVER-6: what is past its deadline does not come back to the queue
+    everybody_first: bool = True  # SABIR-RECOVER-7: nobody recovers before everybody could renew
+    lease_last: bool = True  # SABIR-RECOVER-8: the lease goes when the hand is empty, not before
     # the client
-    push_once: bool = True  # LOST-1: an RPUSH that had no answer is not sent again, unless the request is idempotent
-    look: bool = True  # WAIT-1: a reply is looked at, not popped
-    ask_again: bool = True  # ALIVE-3: for `alive`, while waiting
-    watch: bool = True  # ALIVE-4: so that no worker comes in between
-    patience: bool = True  # ALIVE-5: no judgement right after an interruption
-    give_up: bool = True  # ALIVE-6: ConnectionLost after a lost answer to a take-back
-    attempts_before_error: bool = True  # ALIVE-2, ALIVE-4, QUEUE-1: no "never started" of what was delivered before
-    pushed_twice: bool = True  # LOST-1: no "never started" of what was pushed twice
+    push_once: bool = True  # SABIR-LOST-1: no second RPUSH after a lost answer
+    look: bool = True  # SABIR-WAIT-1: a reply is looked at, not popped
+    ask_again: bool = True  # SABIR-ALIVE-3: for `alive`, while waiting
+    watch: bool = True  # SABIR-ALIVE-4: so that no worker comes in between
+    patience: bool = True  # SABIR-ALIVE-5: no judgement right after an interruption
+    give_up: bool = True  # SABIR-ALIVE-6: ConnectionLost after a lost answer to a take-back
+    attempts_before_error: bool = True  # SABIR-ALIVE-2, SABIR-QUEUE-1: no "never started" of what was delivered before
 
 
 class Kind(NamedTuple):
@@ -78,13 +78,19 @@ class Scenario:
     places: int = 1  # handlers that a worker runs at once
     failures: int = 2  # in all
     kinds: tuple[str, ...] = FAILURES
-    full: bool = False  # RPUSH may answer a length above the bound (QUEUE-1)
+    full: bool = False  # RPUSH may answer a length above the bound (SABIR-QUEUE-1)
     strangers: bool = False  # any worker may lack the method
     late_writes: bool = False  # a take may be under way for longer than a lease
 
 
 DELIVERIES = 2  # of an idempotent request (three in the protocol)
-RESULT, ACCEPTED, TIMEOUT, CONNECTION_LOST, WORKER_LOST = "result", "accepted", "CallTimeout", "ConnectionLost", "WorkerLost"
+RESULT, ACCEPTED, TIMEOUT, CONNECTION_LOST, WORKER_LOST = (
+    "result",
+    "accepted",
+    "CallTimeout",
+    "ConnectionLost",
+    "WorkerLost",
+)
 LATE, NO_METHOD, UNAVAILABLE, OVERLOADED = "DeadlineExceeded", "MethodNotFound", "ServiceUnavailable", "Overloaded"
 NEVER_STARTED = frozenset({LATE, NO_METHOD, UNAVAILABLE, OVERLOADED})
 
@@ -100,7 +106,7 @@ class Command(NamedTuple):
 ZADD, LATE_ZADD, TAKE = Command("ZADD"), Command("late ZADD"), Command("BLMOVE")
 SETTLE, REPLY, ACK = "MULTI reply LREM EXEC", "RPUSH reply", "LREM hand"
 GIVE_BACK, GIVE_LREM, GIVE_LPUSH = "LMOVE hand requests", "LREM hand -1", "LPUSH requests"
-PUSH, ASK, TAKE_BACK, JUDGE, POP = "RPUSH", "EXISTS alive", "LREM requests", "MULTI LREM EXISTS LRANGE EXEC", "BLPOP"
+PUSH, ASK, TAKE_BACK, JUDGE = "RPUSH", "EXISTS alive", "LREM requests", "MULTI LREM EXISTS LRANGE EXEC"
 
 Pipe = tuple[Command, ...]
 
@@ -185,8 +191,9 @@ class State(NamedTuple):
     def call(self, c: int, **changes: Any) -> State:
         return self._replace(calls=(*self.calls[:c], self.calls[c]._replace(**changes), *self.calls[c + 1 :]))
 
-    def over(self, c: int, outcome: str, old: Pipe = ()) -> State:
-        return self.call(c, phase=OVER, outcome=outcome, popped="", connection=Connection(old=old))
+    def over(self, c: int, outcome: str) -> State:
+        """The call ends; what its client has written may still be executed."""
+        return self.call(c, phase=OVER, outcome=outcome, popped="", connection=left(self.calls[c].connection))
 
 
 Step = tuple[str, State]
@@ -227,36 +234,35 @@ class Model:
         for w, worker in enumerate(s.workers):
             for field in ("take", "reply"):
                 connection: Connection = getattr(worker, field)
-                for command in connection.pipe[:1]:
-                    rest = connection._replace(pipe=connection.pipe[1:])
-                    after = self.execute(s.worker(w, **{field: rest}), w, command)
-                    if after is not None:
-                        yield f"{name(w)}: {text(command)} is executed", self.worker_reads(after, w, command)
+                for command in connection.pipe[: s.redis != AWAY]:
+                    rest = s.worker(w, **{field: connection._replace(pipe=connection.pipe[1:])})
+                    if command != TAKE or s.queue:
+                        after = self.worker_reads(self.execute(rest, w, command), w, command)
+                        yield f"{name(w)}: {text(command)} is executed", after
                     elif worker.paused or worker.stopping:
-                        yield f"{name(w)}: BLMOVE ends with nothing", s.worker(w, **{field: rest})
+                        yield f"{name(w)}: BLMOVE ends with nothing", rest
                 for command in connection.old[:1]:
-                    rest = connection._replace(old=connection.old[1:])
-                    yield f"{name(w)}: its old {text(command)} is dropped", s.worker(w, **{field: connection._replace(old=())})
-                    after = self.execute(s.worker(w, **{field: rest}), w, command)
-                    if after is not None:
-                        yield f"{name(w)}: its old {text(command)} is executed", after
+                    dropped = s.worker(w, **{field: connection._replace(old=())})
+                    yield f"{name(w)}: its old {text(command)} is dropped", dropped
+                    if command != TAKE or s.queue:
+                        rest = s.worker(w, **{field: connection._replace(old=connection.old[1:])})
+                        yield f"{name(w)}: its old {text(command)} is executed", self.execute(rest, w, command)
         for c, call in enumerate(s.calls):
             connection = call.connection
-            for command in connection.pipe[:1]:
-                rest = connection._replace(pipe=connection.pipe[1:])
-                after = self.execute_for_client(s.call(c, connection=rest), c, command)
-                yield from self.client_reads(s, after, c, command)
+            for command in connection.pipe[: s.redis != AWAY]:
+                rest = s.call(c, connection=connection._replace(pipe=connection.pipe[1:]))
+                yield from self.client_reads(s, self.execute_for_client(rest, c, command), c, command)
             for command in connection.old[:1]:
-                rest = connection._replace(old=connection.old[1:])
-                yield f"client {c + 1}: its old {command.name} is dropped", s.call(c, connection=connection._replace(old=()))
-                after = self.execute_for_client(s.call(c, connection=rest), c, command)
-                yield f"client {c + 1}: its old {command.name} is executed", after
+                dropped = s.call(c, connection=connection._replace(old=()))
+                yield f"client {c + 1}: its old {command.name} is dropped", dropped
+                rest = s.call(c, connection=connection._replace(old=connection.old[1:]))
+                yield f"client {c + 1}: its old {command.name} is executed", self.execute_for_client(rest, c, command)
 
-    def execute(self, s: State, w: int, command: Command) -> State | None:
-        """What a worker's command does to Redis; None: it blocks."""
+    def execute(self, s: State, w: int, command: Command) -> State:
+        """What a worker's command does to Redis. (A take is executed when there is something to take.)"""
         hand, (name, e, says) = s.workers[w].hand, command
         if command == TAKE:
-            return s._replace(queue=s.queue[1:]).worker(w, hand=(*hand, s.queue[0])) if s.queue else None
+            return s._replace(queue=s.queue[1:]).worker(w, hand=(*hand, s.queue[0]))
         if command in (ZADD, LATE_ZADD):  # the end of the lease stands in it
             return s.worker(w, lease=VALID if command == ZADD else ENDED)
         if name == GIVE_BACK:
@@ -302,7 +308,7 @@ class Model:
             return s._replace(queue=(*s.queue, c)).call(c, pushed=True)
         if command.name in (TAKE_BACK, JUDGE):
             return s._replace(queue=without_last(s.queue, c))
-        return s.call(c, reply="") if command.name == POP else s
+        return s
 
     # ---- Time ------------------------------------------------------------------------------------------------------
 
@@ -315,24 +321,28 @@ class Model:
                     continue  # it ends before the lease does
                 if ZADD in first and not self.scenario.late_writes:
                     continue
-                pipes = [tuple(LATE_ZADD if c == ZADD else c for c in pipe) for pipe in (worker.take.pipe, worker.take.old)]
-                ended = doubt(worker)._replace(lease=ENDED, take=Connection(*pipes, worker.take.lost))
+                pipe, old = (
+                    tuple(LATE_ZADD if c == ZADD else c for c in pipe) for pipe in (worker.take.pipe, worker.take.old)
+                )
+                ended = doubt(worker)._replace(lease=ENDED, take=worker.take._replace(pipe=pipe, old=old))
                 yield f"{name(w)}: its lease ends", s.put(w, ended)
         if s.alive and not any(worker.lives for worker in s.workers):
             yield "alive expires", s._replace(alive=False)
         for c, call in enumerate(s.calls):
             if call.late and call.phase not in (NEW, OVER):
-                old = call.connection.old + call.connection.pipe
-                yield f"client {c + 1}: its time-out passes", s.over(c, TIMEOUT if self.kinds[c].is_call else CONNECTION_LOST, old)
+                outcome = TIMEOUT if self.kinds[c].is_call else CONNECTION_LOST
+                yield f"client {c + 1}: its time-out passes", s.over(c, outcome)
 
     def redis_returns(self, s: State) -> Iterator[Step]:
         """Redis is back, with its data; nothing that is old is executed any more."""
-        workers = [worker._replace(take=worker.take._replace(old=()), reply=worker.reply._replace(old=())) for worker in s.workers]
-        calls = tuple(call._replace(connection=call.connection._replace(old=())) for call in s.calls)
-        yield "Redis is back at once", s._replace(redis=BACK, workers=tuple(workers), calls=calls)
-        workers = [doubt(worker)._replace(lease=ENDED) if worker.lease == VALID else worker for worker in workers]
-        after = s._replace(redis=BACK, workers=tuple(workers), calls=calls, alive=False)
-        yield "Redis is back; all leases have ended", after
+        s = s._replace(redis=BACK)
+        for w, worker in enumerate(s.workers):
+            s = s.worker(w, take=worker.take._replace(old=()), reply=worker.reply._replace(old=()))
+        for c, call in enumerate(s.calls):
+            s = s.call(c, connection=call.connection._replace(old=()))
+        yield "Redis is back at once", s
+        workers = (doubt(worker)._replace(lease=ENDED) if worker.lease == VALID else worker for worker in s.workers)
+        yield "Redis is back; all leases have ended", s._replace(alive=False, workers=tuple(workers))
 
     # ---- The worker ------------------------------------------------------------------------------------------------
 
@@ -341,20 +351,19 @@ class Model:
 
         One element: a script recovers as many as its limits let it, and many beats with nothing in between do the same.
         """
-        if worker.mute:
+        lost, ended = worker.lease != VALID, [v for v, other in enumerate(s.workers) if v != w and other.lease == ENDED]
+        if worker.mute or not (lost or worker.silent or ended or not s.alive):  # it would change nothing
             return
-        lost = worker.lease != VALID
         s = self.alive_is_set(s.put(w, (doubt(worker) if lost else worker)._replace(lease=VALID, silent=False)))
         yield f"{name(w)}: heartbeat", s
         if lost or (s.redis == BACK and self.rules.everybody_first):
             return
-        for v, other in enumerate(s.workers):
-            if v != w and other.lease == ENDED:
-                line, after = self.recover(s, w, v, other)
-                yield f"{name(w)}: heartbeat, recovers from {name(v)}{line}", after
+        for v in ended:
+            line, after = self.recover(s, w, v, s.workers[v])
+            yield f"{name(w)}: heartbeat, recovers from {name(v)}{line}", after
 
     def alive_is_set(self, s: State) -> State:
-        """Transactions that watch `alive` are not executed any more: their clients wait on (ALIVE-4)."""
+        """Transactions that watch `alive` are not executed any more: their clients wait on (SABIR-ALIVE-4)."""
         for c, call in enumerate(s.calls):
             if self.rules.watch and call.phase == JUDGING:
                 s = s.call(c, phase=WAITING, connection=call.connection._replace(pipe=()))
@@ -376,7 +385,7 @@ class Model:
         return f" {label(e)} into its own hand", s
 
     def settle_lost(self, s: State, e: int) -> Step:
-        """RECOVER-2 to RECOVER-6."""
+        """SABIR-RECOVER-2 to SABIR-RECOVER-6."""
         kind, call = self.kinds[e], s.calls[e]
         count = call.attempts + 1
         if kind.idempotent and count < DELIVERIES and not (call.late and self.rules.keep_late_out):
@@ -388,23 +397,25 @@ class Model:
         return f" {label(e)}: WorkerLost", self.bury(s, e, WORKER_LOST) if kind.idempotent and count >= DELIVERIES else s
 
     def reconnect(self, s: State, w: int, worker: Worker) -> Iterator[Step]:
-        """LOST-3, LOST-4: connect again, end the old connection, read the hand."""
-        line = f"{name(w)}: connects again, reads its hand {[label(e) for e in worker.hand]}"
+        """SABIR-LOST-3, SABIR-LOST-4: connect again, end the old connection, read the hand."""
+        line = f"{name(w)}: connects again, reads its hand: {', '.join(map(label, worker.hand)) or 'empty'}"
         if worker.take.lost:
             unseen = list(worker.hand) if self.rules.read_hand else []
             for job in worker.jobs:
                 if job.element in unseen:
                     unseen.remove(job.element)
             new = Connection(old=() if self.rules.end_old_connection else worker.take.old)
+            line = line if self.rules.read_hand else f"{name(w)}: connects again"
             yield line, s.worker(w, take=new, jobs=(*worker.jobs, *(Job(e, TAKEN) for e in unseen)))
         if worker.reply.lost:
-            jobs = [job for job in worker.jobs if job.stage != SENT or job.element in worker.hand or not self.rules.resend_what_is_held]
+            held = set(worker.hand) if self.rules.resend_what_is_held else range(len(self.kinds))
+            jobs = [job for job in worker.jobs if job.stage != SENT or job.element in held]
             again = [command for job in jobs if job.stage == SENT for command in self.settling(job)]
             new = Connection(tuple(again), () if self.rules.end_old_connection else worker.reply.old)
             yield line, s.worker(w, reply=new, jobs=tuple(jobs))
 
     def settling(self, job: Job) -> Pipe:
-        """What answers and acknowledges (REPLY-3)."""
+        """What answers and acknowledges (SABIR-REPLY-3)."""
         if self.rules.settle_in == "MULTI":
             return (Command(SETTLE, job.element, job.says),)
         reply, ack = Command(REPLY, job.element, job.says), Command(ACK, job.element)
@@ -412,13 +423,14 @@ class Model:
 
     def serve(self, s: State, w: int, worker: Worker) -> Iterator[Step]:
         """Take; start, or refuse; answer."""
-        if not worker.stopping and worker.take == Connection(old=worker.take.old) and len(worker.jobs) < self.scenario.places:
-            pipe: Pipe = (ZADD, TAKE) if self.rules.renew_with_take else (TAKE,)
-            if pipe[0] == ZADD and not self.scenario.late_writes:  # nothing that can happen in between makes a difference
-                s1 = s.worker(w, take=worker.take._replace(pipe=(TAKE,)), lease=VALID)
-            else:
-                s1 = s.worker(w, take=worker.take._replace(pipe=pipe))
-            yield f"{name(w)}: writes {' · '.join(map(text, pipe))}", s1
+        if not (worker.stopping or worker.take.pipe or worker.take.lost) and len(worker.jobs) < self.scenario.places:
+            if not self.rules.renew_with_take:
+                yield f"{name(w)}: writes BLMOVE", s.worker(w, take=worker.take._replace(pipe=(TAKE,)))
+            elif self.scenario.late_writes:
+                yield f"{name(w)}: writes ZADD · BLMOVE", s.worker(w, take=worker.take._replace(pipe=(ZADD, TAKE)))
+            else:  # what could come between the write and the ZADD makes no difference
+                after = s.worker(w, take=worker.take._replace(pipe=(TAKE,)), lease=VALID)
+                yield f"{name(w)}: writes ZADD · BLMOVE, ZADD is executed", after
         taken = [n for n, job in enumerate(worker.jobs) if job.stage == TAKEN]
         for n in taken[:1] if self.rules.start_in_order else taken:
             yield from self.begin(s, w, worker, n)
@@ -428,7 +440,8 @@ class Model:
                 after = s if self.kinds[e].is_call else s.call(e, finished=True)
                 yield f"{name(w)}: the handler of {label(e)} returns", self.send(after, w, n, RESULT)
             elif job.stage == RECOVERED:
-                line, after = self.settle_lost(s.worker(w, hand=without_last(worker.hand, e), jobs=without(worker.jobs, n)), e)
+                after = s.worker(w, hand=without_last(worker.hand, e), jobs=without(worker.jobs, n))
+                line, after = self.settle_lost(after, e)
                 yield f"{name(w)}: settles{line}", after
 
     def begin(self, s: State, w: int, worker: Worker, n: int) -> Iterator[Step]:
@@ -436,10 +449,9 @@ class Model:
         job, e = worker.jobs[n], worker.jobs[n].element
         call, kind = s.calls[e], self.kinds[e]
         if job.doubtful and self.rules.start_what_is_held:
-            if e in worker.hand:
-                yield f"{name(w)}: its hand holds {label(e)}", s.worker(w, jobs=without(worker.jobs, n, job._replace(doubtful=False)))
-            else:
-                yield f"{name(w)}: its hand does not hold {label(e)}, forgets it", s.worker(w, jobs=without(worker.jobs, n))
+            sure = (job._replace(doubtful=False),) if e in worker.hand else ()
+            line = f"{name(w)}: its hand {'holds' if sure else 'does not hold'} {label(e)}"
+            yield line, s.worker(w, jobs=without(worker.jobs, n, *sure))
             return
         if worker.stopping:
             return
@@ -463,10 +475,10 @@ class Model:
         return s.worker(w, jobs=without(worker.jobs, n, job), reply=worker.reply._replace(pipe=pipe))
 
     def stop(self, s: State, w: int, worker: Worker) -> Iterator[Step]:
-        """STOP-3, STOP-5: give back what was not started, from the tail; then goodbye.lua."""
-        if worker.take.pipe or worker.take.lost:
+        """SABIR-STOP-3, SABIR-STOP-5: give back what was not started, from the tail; then goodbye.lua."""
+        if worker.take.lost or (worker.take.pipe and self.rules.take_ends_first):
             return
-        for n in reversed([n for n, job in enumerate(worker.jobs) if job.stage == TAKEN][-1:]):
+        for n in [n for n, job in enumerate(worker.jobs) if job.stage == TAKEN][-1:]:
             e = worker.jobs[n].element
             pipe = {
                 "LMOVE": (Command(GIVE_BACK, e),),
@@ -476,13 +488,13 @@ class Model:
             jobs = without(worker.jobs, n, Job(e, GIVEN))
             yield f"{name(w)}: gives {label(e)} back", s.worker(w, take=worker.take._replace(pipe=pipe), jobs=jobs)
         if not worker.jobs and not worker.reply.lost:
-            gone = s.put(w, Worker(GONE, worker.lease, worker.hand, (), worker.take, worker.reply))
+            gone = s.put(w, dead(worker))
             if worker.hand and self.rules.goodbye_looks:
                 yield f"{name(w)}: goodbye.lua answers 0", gone
                 return
             gone = gone.worker(w, lease=NONE)
-            left = any(other.lease == VALID for other in gone.workers)
-            yield f"{name(w)}: goodbye.lua", gone._replace(alive=gone.alive and left)
+            others = any(other.lease == VALID for other in gone.workers)
+            yield f"{name(w)}: goodbye.lua", gone._replace(alive=gone.alive and others)
 
     # ---- The client ------------------------------------------------------------------------------------------------
 
@@ -493,9 +505,9 @@ class Model:
         if call.phase != WAITING:
             return
         if call.popped:
-            yield f"{me}: reads {call.popped}", s.over(c, self.heard(call, call.popped))
+            yield f"{me}: reads {call.popped}", s.over(c, call.popped)
         elif call.reply and self.rules.look:
-            yield f"{me}: looks: {call.reply}", s.over(c, self.heard(call, call.reply))
+            yield f"{me}: looks: {call.reply}", s.over(c, call.reply)
         elif call.reply:
             yield f"{me}: BLPOP pops {call.reply}", s.call(c, popped=call.reply, reply="")
         if not s.alive and self.rules.ask_again and not (s.redis == BACK and self.rules.patience):
@@ -518,35 +530,31 @@ class Model:
             if self.scenario.full:
                 yield f"{line}; the queue is over its bound, writes LREM", back.call(c, outcome=OVERLOADED)
             if not kind.is_call:
-                yield line, s.over(c, ACCEPTED, call.connection.old)
+                yield line, s.over(c, ACCEPTED)
             elif s.alive:
                 yield f"{line}: 1", s.call(c, phase=WAITING)
             else:
                 yield f"{line}: 0, writes LREM", back.call(c, outcome=UNAVAILABLE)
         elif command.name == TAKE_BACK and found:
             outcome = WORKER_LOST if self.may_have_run(call) else call.outcome
-            yield f"{line}: 1, ends with {outcome}", s.over(c, outcome, call.connection.old)
+            yield f"{line}: 1, ends with {outcome}", s.over(c, outcome)
         elif command.name == TAKE_BACK:
-            yield f"{line}: 0", s.call(c, phase=WAITING, outcome="") if kind.is_call else s.over(c, ACCEPTED, call.connection.old)
+            yield f"{line}: 0", s.call(c, phase=WAITING, outcome="") if kind.is_call else s.over(c, ACCEPTED)
         elif command.name == JUDGE:
             outcome = WORKER_LOST
             if call.reply:
-                outcome = self.heard(call, call.reply)
+                outcome = call.reply
             elif found and not self.may_have_run(call):
                 outcome = UNAVAILABLE
             elif call.writes == 1:
                 living = [worker for worker in s.workers if worker.lives]
                 if living and (found or any(c in worker.hand for worker in living)):
                     s = s._replace(fault="a call is given up though a worker that lives has it")
-            yield f"{line}, ends with {outcome}", s.over(c, outcome, call.connection.old)
+            yield f"{line}, ends with {outcome}", s.over(c, outcome)
 
     def may_have_run(self, call: Call) -> bool:
-        """Whether what was taken back from the queue was delivered before, or was there twice."""
-        return (call.attempts > 0 and self.rules.attempts_before_error) or (call.writes > 1 and self.rules.pushed_twice)
-
-    def heard(self, call: Call, says: str) -> str:
-        """A worker says "never started" of one element; of a call that was pushed twice there may be another."""
-        return WORKER_LOST if says in NEVER_STARTED and call.writes > 1 and self.rules.pushed_twice else says
+        """Whether what was taken back from the queue was delivered before."""
+        return call.attempts > 0 and self.rules.attempts_before_error
 
     # ---- What goes wrong, and what comes back ----------------------------------------------------------------------
 
@@ -579,28 +587,25 @@ class Model:
     def call_fails(self, kind: str, s: State, c: int, call: Call) -> Iterator[Step]:
         if kind == DEADLINE and not call.late and call.phase != NEW:
             yield f"*** the deadline of {label(c)} comes", s.call(c, late=True)
-        elif kind == CUT_CLIENT and (call.connection.pipe or (call.phase == WAITING and not self.rules.look)):
+        elif kind == CUT_CLIENT and (call.connection.pipe or call.popped):
             for line, after in self.client_lost(s, c, call):
                 yield f"*** client {c + 1}: its connection is cut{line}", after
 
     def client_lost(self, s: State, c: int, call: Call) -> Iterator[Step]:
-        """LOST-1, LOST-2, ALIVE-6."""
-        old = call.connection.old + call.connection.pipe
-        lost = s.call(c, connection=Connection(old=old))
+        """SABIR-LOST-1, SABIR-LOST-2, SABIR-ALIVE-6."""
+        lost = s.call(c, connection=left(call.connection))
         if call.phase == PUSHING:
             if self.kinds[c].is_call:
                 yield ", waits", lost.call(c, phase=WAITING)
             else:
-                yield ", ends with ConnectionLost", lost.over(c, CONNECTION_LOST, old)
-            if call.writes == 1 and (self.kinds[c].idempotent or not self.rules.push_once):
+                yield ", ends with ConnectionLost", lost.over(c, CONNECTION_LOST)
+            if call.writes == 1 and not self.rules.push_once:
                 yield ", writes RPUSH again", self.push(lost, c)
         elif call.phase in (TAKING_BACK, JUDGING):
             if self.rules.give_up or not self.kinds[c].is_call:
-                yield ", ends with ConnectionLost", lost.over(c, CONNECTION_LOST, old)
+                yield ", ends with ConnectionLost", lost.over(c, CONNECTION_LOST)
             else:
                 yield ", waits on", lost.call(c, phase=WAITING, outcome="")
-        elif call.phase == WAITING and not self.rules.look and not call.popped:
-            yield ", still blocked", s.call(c, connection=Connection(old=(Command(POP, c),)))
         else:
             yield "", lost.call(c, popped="")
 
@@ -646,9 +651,7 @@ class Model:
 
 def worker_fails(kind: str, s: State, w: int, worker: Worker) -> Iterator[Step]:
     if kind == KILL:
-        take, reply = lose(worker, "take").take, lose(worker, "reply").reply
-        dead = Worker(GONE, worker.lease, worker.hand, (), Connection(old=take.old), Connection(old=reply.old))
-        yield f"*** {name(w)}: is killed", s.put(w, dead)
+        yield f"*** {name(w)}: is killed", s.put(w, dead(worker))
     elif kind == CUT_TAKE and lose(worker, "take") != worker:
         yield f"*** {name(w)}: its blocking connection is cut", s.put(w, lose(worker, "take"))
     elif kind == CUT_REPLY and lose(worker, "reply") != worker:
@@ -661,18 +664,28 @@ def worker_fails(kind: str, s: State, w: int, worker: Worker) -> Iterator[Step]:
         yield f"*** {name(w)}: is told to stop", s.worker(w, stopping=True)
 
 
+def left(connection: Connection) -> Connection:
+    """What the server has of a connection when it is lost, or nobody is there any more."""
+    return Connection(old=connection.old + connection.pipe)
+
+
+def dead(worker: Worker) -> Worker:
+    """What is left of a worker: what Redis has, and what it wrote."""
+    return Worker(GONE, worker.lease, worker.hand, (), left(worker.take), left(worker.reply))
+
+
 def lose(worker: Worker, field: str) -> Worker:
     """A worker's connection is lost. Where nothing was under way, that makes no difference, and is left out."""
     connection: Connection = getattr(worker, field)
     open_jobs = (GIVEN, RECOVERED) if field == "take" else ()
     if not connection.pipe and not any(job.stage in open_jobs for job in worker.jobs):
         return worker
-    jobs = tuple(job for job in worker.jobs if job.stage not in open_jobs)
-    return worker._replace(jobs=jobs, **{field: Connection((), connection.old + connection.pipe, lost=True)})
+    changes: dict[str, Any] = {field: left(connection)._replace(lost=True)}
+    return worker._replace(jobs=tuple(job for job in worker.jobs if job.stage not in open_jobs), **changes)
 
 
 def doubt(worker: Worker) -> Worker:
-    """What was taken before the lease ended, and not started, is doubtful (LEASE-3)."""
+    """What was taken before the lease ended, and not started, is doubtful (SABIR-LEASE-3)."""
     return worker._replace(jobs=tuple(job._replace(doubtful=True) if job.stage == TAKEN else job for job in worker.jobs))
 
 
@@ -700,71 +713,3 @@ def label(e: int) -> str:
 
 def text(command: Command) -> str:
     return f"{command.name} ({label(command.element)}: {command.says})" if command.says else command.name
-
-
-# ---- The search ----------------------------------------------------------------------------------------------------
-
-
-class Found(NamedTuple):
-    """What a search found: how many states, what is wrong, and the shortest way there. "": nothing is wrong in any state."""
-
-    states: int
-    fault: str = ""
-    trace: tuple[str, ...] = ()
-
-
-def search(model: Model, tell: Callable[[int], object] = lambda states: None) -> Found:
-    """Search all states, breadth first; `tell` is called with their number now and then."""
-    start = canonical(model.initial())
-    before = {hash(start): 0}  # a state's hash, and that of the state from which it was first reached
-    level = [start]
-    while level:
-        following = []
-        for state in level:
-            here = hash(state)
-            quiet = True
-            for happens_by_itself, steps in ((True, model.progress(state)), (False, model.events(state))):
-                for _, reached in steps:
-                    after = canonical(reached)
-                    there = hash(after)
-                    if there != here and happens_by_itself:
-                        quiet = False
-                    if there not in before:
-                        before[there] = here
-                        if fault := model.wrong(after):
-                            return Found(len(before), fault, trace(model, before, there))
-                        following.append(after)
-            if quiet and (fault := model.wrong_when_quiet(state)):
-                return Found(len(before), fault, (*trace(model, before, here), "nothing more happens"))
-        level = following
-        tell(len(before))
-    return Found(len(before))
-
-
-def trace(model: Model, before: dict[int, int], last: int) -> tuple[str, ...]:
-    """The lines of the steps to a state, every worker under one name from the beginning to the end."""
-    path = [last]
-    while before[path[-1]]:
-        path.append(before[path[-1]])
-    lines, state = [], model.initial()
-    for wanted in path[-2::-1]:
-        line, state = next((l, a) for l, a in (*model.progress(state), *model.events(state)) if hash(canonical(a)) == wanted)
-        state = back_is_over(state)
-        lines.append(line)
-    return tuple(lines)
-
-
-def back_is_over(state: State) -> State:
-    """After an outage, everybody may judge again as soon as everybody who lives has sent a heartbeat."""
-    if state.redis == BACK and all(state.alive and worker.lease == VALID for worker in state.workers if worker.lives):
-        return state._replace(redis=UP)
-    return state
-
-
-def canonical(state: State) -> State:
-    """The one that stands for all states which differ in nothing but their workers' order."""
-    state = back_is_over(state)
-    workers = state.workers
-    if any(a > b for a, b in zip(workers, workers[1:], strict=False)):
-        return state._replace(workers=tuple(sorted(workers)))
-    return state

@@ -114,7 +114,8 @@ local function tell(id, token, why)
   return true
 end
 
--- Recovers the newest element of a hand. Returns whether it has left the hand.
+-- Recovers the oldest element of a hand: who gives back an element by its place (SABIR-STOP-3) names the newest, and must
+-- not find another there. Returns whether it has left the hand, and whether it is in the queue again.
 local function recover(element, hand)
   local id, token, idempotent, deadline = read(element)
   local why, is_poison = 'the worker that had it was lost', false
@@ -126,16 +127,21 @@ local function recover(element, hand)
     if is_poison then
       why = 'delivered ' .. decimal(count) .. ' times, and each time the worker was lost'
     elseif not deadline or deadline > now then
-      local moved = redis.pcall('LMOVE', hand, requests, 'RIGHT', 'LEFT')
-      if type(moved) == 'table' then return false end
+      local moved = redis.pcall('LMOVE', hand, requests, 'LEFT', 'LEFT')
+      if type(moved) == 'table' then return false, false end
       redis.pcall('SET', key, decimal(count), 'PX', ATTEMPTS_TTL_MS)
-      return true
+      return true, true
     end
   end
   local told = token ~= nil and tell(id, token, why)
-  if (not told or is_poison) and not bury(element, why) then return false end
-  redis.call('RPOP', hand)
-  return true
+  if (not told or is_poison) and not bury(element, why) then return false, false end
+  redis.call('LPOP', hand)
+  return true, false
+end
+
+-- What was moved to the head of the queue one by one lies there in reverse: the oldest first again.
+local function put_in_order(count)
+  if count > 1 then redis.call('LPUSH', requests, unpack(redis.call('LPOP', requests, count))) end
 end
 
 local own = redis.call('ZSCORE', leases, worker)
@@ -143,20 +149,24 @@ local lost = (not own or tonumber(own) <= now) and 1 or 0
 redis.call('ZADD', leases, decimal(now + LEASE_MS), worker)
 redis.call('SET', alive, '1', 'PX', LEASE_MS)
 
-local recovered, bytes = 0, 0
+local recovered, requeued, bytes = 0, 0, 0
 if judges and lost == 0 then
   for _, ended in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', decimal(now), 'LIMIT', 0, STEP_ELEMENTS)) do
     local hand = prefix .. 'active:' .. ended
     while true do
-      local element = redis.pcall('LINDEX', hand, -1)
+      local element = redis.pcall('LINDEX', hand, 0)
       if not element then redis.call('ZREM', leases, ended) end
       if type(element) ~= 'string' then break end
       if bytes >= STEP_BYTES or recovered >= STEP_ELEMENTS then
+        put_in_order(requeued)
         return { tonumber(time[1]), tonumber(time[2]), lost, recovered, 1 }
       end
-      if not recover(element, hand) then break end
+      local has_left, is_queued = recover(element, hand)
+      if not has_left then break end
       bytes, recovered = bytes + #element, recovered + 1
+      if is_queued then requeued = requeued + 1 end
     end
   end
 end
+put_in_order(requeued)
 return { tonumber(time[1]), tonumber(time[2]), lost, recovered, 0 }

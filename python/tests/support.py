@@ -84,6 +84,7 @@ class Proxy:
 
     ``cut(text)``: once, when the server has answered to something that holds ``text``: lose the answer and the connection.
     ``mute(text)``: the same, but keep the connection and say nothing more on it. ``silence()``: on any connection.
+    ``swallow(text)``: once, what holds ``text`` does not get through, nor anything more on that connection.
     """
 
     def __init__(self, url: str) -> None:
@@ -106,6 +107,10 @@ class Proxy:
     def mute(self, text: bytes) -> None:
         self.acted.clear()
         self._rule = (text, "mute")
+
+    def swallow(self, text: bytes) -> None:
+        self.acted.clear()
+        self._rule = (text, "swallow")
 
     def silence(self, silent: bool = True) -> None:
         self._silent = silent
@@ -161,6 +166,9 @@ class Proxy:
                     if one is client:
                         if self._rule is not None and self._rule[0] in data:
                             armed, self._rule = self._rule[1], None
+                        if armed == "swallow":
+                            self.acted.set()
+                            armed, mute = "", True
                         server.sendall(data) if not (mute or self._silent) else None
                     elif armed:
                         self.acted.set()
@@ -319,6 +327,10 @@ class Peer:
         if call:
             envelope["reply_to"], body["id"] = self.token, id
         return json.dumps({**envelope, **members, "body": body}).encode()
+
+    def serves(self, ms: int = 60_000) -> None:
+        """Say that somebody serves, for so long."""
+        self.raw.set(self.alive, "1", px=ms)
 
     def push(self, *elements: bytes) -> None:
         self.raw.rpush(self.requests, *elements)

@@ -142,6 +142,10 @@ def test_in_process(kind: Any) -> None:
         if kind is sabir.aio.Server:
             assert calc.later() == "later"
         assert client.many("calc", [("add", [1, n]) for n in range(3)]) == [1, 2, 3]
+        assert client.retry("calc", "add", [1, 2], 1) == 3
+        client.wait_for_service("calc")
+        with pytest.raises(sabir.ServiceUnavailable):
+            client.wait_for_service("other")
         assert type(client.many("calc", [("poor",)])[0]) is TooPoor
         assert len(client.notify("calc", "add", [1, 2])) == 32
         assert client.dead == []
@@ -178,6 +182,8 @@ def test_in_process_for_asyncio() -> None:
             with pytest.raises(TooPoor):
                 await calc.poor()
             assert await client.many("calc", [("add", [1, 2]), ("add", [2, 3])]) == [3, 5]
+            assert await client.retry("calc", "add", [1, 2], 1) == 3
+            await client.wait_for_service("calc")
             await client.notify("calc", "none")
             assert len(client.dead) == 1
 

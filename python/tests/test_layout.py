@@ -35,8 +35,8 @@ def test_nobody_else_spells_a_key() -> None:
     """SABIR-KEY-1."""
     for name, text in sources():
         strings = [n.value for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-        spelled = [s for s in strings if re.search(r"\{\w*\}:|:(requests|active|reply|alive|leases|dead)\b", s)]
-        spelled += re.findall(r"\}\}:|[\"'](?:requests|leases|active:|reply:)[\"']", text)
+        spelled = [s for s in strings if re.search(r"\{\w*\}:|:(requests|active|reply|alive|leases|dead|attempts)\b", s)]
+        spelled += re.findall(r"\}\}:|[\"'](?:requests|leases|active:|reply:|attempts:)[\"']", text)
         assert bool(spelled) == (name == "keys.py"), (name, spelled)
 
 
@@ -53,6 +53,12 @@ def test_the_pure_files_are_pure() -> None:
         tree = ast.parse((SOURCE / f"{name}.py").read_text())
         imported = {a.name.partition(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         assert not imported & {"socket", "time", "random", "secrets", "redis", "asyncio", "threading", "os"}
+
+
+def test_the_scripts_are_the_protocols() -> None:
+    """Section 16: every port carries a copy, byte for byte."""
+    scripts = {path.name: path.read_bytes() for path in (PROTOCOL / "scripts").iterdir()}
+    assert {path.name: path.read_bytes() for path in (SOURCE / "scripts").iterdir()} == scripts
 
 
 def test_only_rules_that_exist_are_named() -> None:
@@ -81,13 +87,15 @@ def test_the_public_surface() -> None:
     methods = {
         "call": "service, method, params, timeout, idempotent, traceparent",
         "many": "service, calls, timeout, idempotent",
+        "retry": "service, method, params, timeout, idempotent, traceparent",
+        "wait_for_service": "service, timeout",
         "notify": "service, method, params, expires, idempotent, traceparent, timeout",
         "service": "service, timeout, idempotent",
         "close": "",
     }
     for client in (sabir.Client, sabir.aio.Client):
         found = signatures(client)
-        options = "url, redis, namespace, name, timeout, errors, max_bytes, max_depth"
+        options = "url, redis, namespace, name, timeout, errors, max_queue, max_bytes, max_depth"
         assert ", ".join(inspect.signature(client).parameters) == options
         assert {name: found[name] for name in found if name} == methods
     for double in (sabir.testing.InProcessClient, sabir.testing.AsyncInProcessClient):
@@ -105,7 +113,7 @@ def test_the_public_surface() -> None:
         "dispatcher": "clock",
     }
     for kind, bound in ((sabir.Server, "threads"), (sabir.aio.Server, "concurrency")):
-        options = f"service, url, redis, namespace, name, {bound}, traces, max_bytes, max_depth"
+        options = f"service, url, redis, namespace, name, {bound}, handler_timeout, traces, max_bytes, max_depth"
         assert ", ".join(inspect.signature(kind).parameters) == options
         found = signatures(kind)
         assert {name: found[name] for name in found if name} == server
@@ -154,8 +162,8 @@ def start(arguments: list[str], **environment: str) -> subprocess.Popen[str]:
 
 def test_the_readme_is_true(own_url: str, tmp_path: Path) -> None:
     blocks = re.findall(r"^```python(?: (\S+))?\n(.*?)^```$", README, re.M | re.S)
-    assert len(blocks) == 5
-    assert README.count("# →") == sum(block.count("# →") for _, block in blocks) == 9
+    assert len(blocks) == 6
+    assert README.count("# →") == sum(block.count("# →") for _, block in blocks) == 10
     (tmp_path / blocks[0][0]).write_text(checked(blocks[0][1], own_url))
     worker = start([str(tmp_path / blocks[0][0])])
     try:

@@ -29,8 +29,9 @@ def test_keys(case: dict[str, Any]) -> None:
 
     def key() -> str:
         of = keys.Keys(args["namespace"], args["service"])
-        if case["key"] in ("active", "reply"):
-            return getattr(of, case["key"])(args["worker" if case["key"] == "active" else "token"])
+        part = {"active": "worker", "reply": "token", "attempts": "id"}.get(case["key"])
+        if part is not None:
+            return getattr(of, case["key"])(args[part])
         return getattr(of, case["key"])
 
     if case["expect"] is None:
@@ -120,10 +121,12 @@ def test_commands(case: dict[str, Any]) -> None:
         if name in given:
             value = given[name]
             given[name] = [v.encode() for v in value] if isinstance(value, list) else value.encode()
+    if "calls" in given:
+        given["calls"] = [(call["id"], call["element"].encode()) for call in given["calls"]]
 
     def step() -> commands.Commands:
         function = getattr(commands, case["step"])
-        return function() if case["step"] == "clock" else function(of, **given)
+        return function() if case["step"] in ("clock", "unwatch") else function(of, **given)
 
     if case["expect"] is None:
         with pytest.raises(ValueError, match="expected"):

@@ -269,6 +269,8 @@ def test_a_cancelled_run_stops_in_good_order(url: str, namespace: str, peer: Pee
 
 
 def test_cancelling_a_call_harms_no_other(url: str, namespace: str, peer: Peer) -> None:
+    peer.serves()
+
     async def main() -> None:
         complaints: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))

@@ -48,12 +48,6 @@ class AliveTest < LiveTest
     assert_equal 0, @redis.exists(keys.requests)
   end
 
-  def test_one_that_was_pushed_twice_may_have_run # SABIR-ALIVE-4
-    link = proxy
-    link.arm(/RPUSH/, :cut)
-    assert_raises(Sabir::WorkerLost) { client(url: link.url).call("calc", "add", [1, 2], idempotent: true) }
-  end
-
   def test_a_notification_waits_for_a_worker # SABIR-ALIVE-7
     client.notify("calc", "add", [1, 2])
     assert_equal 1, @redis.llen(keys.requests)

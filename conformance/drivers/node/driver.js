@@ -2,6 +2,7 @@
 
 import { createInterface } from 'node:readline';
 import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ApplicationError, Client, context, SabirError, Server } from '../../../node/src/index.js';
 
 /** @type {Map<string, Client>} */
@@ -39,9 +40,9 @@ async function outcomeOf(work, show = success) {
   }
 }
 
-function clientOf({ url, namespace, name = 'client' }) {
-  const key = JSON.stringify([url, namespace, name]);
-  if (!clients.has(key)) clients.set(key, new Client({ url, namespace, name }));
+function clientOf({ url, namespace, name = 'client', max_queue: maxQueue }) {
+  const key = JSON.stringify([url, namespace, name, String(maxQueue)]);
+  if (!clients.has(key)) clients.set(key, new Client({ url, namespace, name, maxQueue }));
   return clients.get(key);
 }
 
@@ -55,8 +56,8 @@ function paramsOf(ask) {
 
 const client = {
   call: (ask) => outcomeOf(() => {
-    const { service, method, timeout_ms: timeoutMs, idempotent } = ask;
-    return clientOf(ask).call(service, method, paramsOf(ask), { timeoutMs, idempotent });
+    const { service, method, timeout_ms: timeoutMs, idempotent, retry } = ask;
+    return clientOf(ask)[retry ? 'retry' : 'call'](service, method, paramsOf(ask), { timeoutMs, idempotent });
   }),
 
   many: (ask) => outcomeOf(
@@ -65,9 +66,11 @@ const client = {
   ),
 
   notify: (ask) => outcomeOf(() => {
-    const { service, method, timeout_ms: timeoutMs, expires_ms: expiresMs } = ask;
-    return clientOf(ask).notify(service, method, paramsOf(ask), { timeoutMs, expiresMs });
+    const { service, method, timeout_ms: timeoutMs, expires_ms: expiresMs, idempotent } = ask;
+    return clientOf(ask).notify(service, method, paramsOf(ask), { timeoutMs, expiresMs, idempotent });
   }, () => ({ outcome: 'sent' })),
+
+  wait: (ask) => outcomeOf(() => clientOf(ask).waitForService(ask.service, { timeoutMs: ask.timeout_ms }), () => success(null)),
 
   async close({ url, namespace }) {
     for (const [key, open] of clients) {
@@ -97,7 +100,8 @@ const methods = (ask) => ({
   }],
   fail_plain: [[], () => { throw new Own('plain'); }],
   boom: [['text?'], (text = 'boom') => { throw new Error(text); }],
-  sleep_ms: [['ms'], async (ms) => { await new Promise((resolve) => setTimeout(resolve, ms)); return ms; }],
+  sleep_ms: [['ms'], (ms) => sleep(ms, ms)],
+  spin_ms: [['ms'], (ms) => { for (const end = performance.now() + ms; performance.now() < end;); return ms; }],
   blob: [['size'], (size) => 'x'.repeat(size)],
   note: [['...args'], () => null],
   crash: [[], () => process.exit(3)],
@@ -114,9 +118,9 @@ const placeOf = ({ namespace, service }) => JSON.stringify([namespace, service])
 
 const server = {
   async serve(ask) {
-    const { url, namespace, service, concurrency = 4 } = ask;
+    const { url, namespace, service, concurrency = 4, handler_timeout_ms: handlerTimeoutMs } = ask;
     const counts = new Map();
-    const made = new Server(service, { url, namespace, name: 'driver', concurrency });
+    const made = new Server(service, { url, namespace, name: 'driver', concurrency, handlerTimeoutMs });
     for (const [method, [params, handler]] of Object.entries(methods(ask))) {
       made.register(method, params, (...given) => {
         counts.set(method, (counts.get(method) ?? 0) + 1);
@@ -124,6 +128,14 @@ const server = {
         return handler(...given);
       });
     }
+    made.register('job', ['key', 'ms?', 'size?', 'fail?'], async (key, ms = 0, size = 0, fail = false) => {
+      const told = { namespace, service, method: 'job', key };
+      say({ event: 'invoked', ...told });
+      await sleep(ms);
+      say({ event: 'finished', ...told });
+      if (fail) throw new ApplicationError('failed', { code: 1001 });
+      return 'x'.repeat(size);
+    });
     made.register('count', ['method'], (method) => counts.get(method) ?? 0);
     await made.start();
     servers.set(placeOf(ask), made);
@@ -142,7 +154,8 @@ const server = {
 // ---------------------------------------------------------------------------------------------------- both
 
 const { version } = JSON.parse(readFileSync(new URL('../../../node/package.json', import.meta.url), 'utf8'));
-const HELLO = { name: 'sabir', version, language: `Node ${process.version}`, spec: ['1'], concurrent: true, features: ['many', 'nested', 'context', 'untyped'] };
+const features = ['many', 'nested', 'context', 'untyped', 'retry', 'bound', 'wait', 'handler_timeout'];
+const HELLO = { name: 'sabir', version, language: `Node ${process.version}`, spec: ['1'], concurrent: true, features };
 const commands = new Map(Object.entries({ hello: () => HELLO, ...{ client, server }[process.argv.at(-1)] }));
 
 async function handle({ id, cmd, ...ask }) {

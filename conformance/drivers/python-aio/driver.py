@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import time
 
 import sabir
 from sabir import ApplicationError, context
@@ -48,9 +49,10 @@ def failure(error):
 
 
 def client_of(ask):
-    key = (ask["url"], ask["namespace"], ask.get("name", "client"))
+    bound = {"max_queue": ask["max_queue"]} if "max_queue" in ask else {}
+    key = (ask["url"], ask["namespace"], ask.get("name", "client"), *bound.values())
     if key not in clients:
-        clients[key] = Client(ask["url"], namespace=ask["namespace"], name=key[2])
+        clients[key] = Client(ask["url"], namespace=ask["namespace"], name=key[2], **bound)
     return clients[key]
 
 
@@ -64,8 +66,13 @@ def params_of(ask):
 
 async def do_call(ask):
     options = seconds(timeout=ask.get("timeout_ms")) | {"idempotent": ask.get("idempotent", False)}
-    params = params_of(ask)
-    return await outcome_of(lambda: client_of(ask).call(ask["service"], ask["method"], params, **options))
+    params, name = params_of(ask), "retry" if ask.get("retry") else "call"
+    return await outcome_of(lambda: getattr(client_of(ask), name)(ask["service"], ask["method"], params, **options))
+
+
+async def do_wait(ask):
+    timeout = seconds(timeout=ask.get("timeout_ms"))
+    return await outcome_of(lambda: client_of(ask).wait_for_service(ask["service"], **timeout))
 
 
 async def do_many(ask):
@@ -79,7 +86,7 @@ async def do_many(ask):
 
 async def do_notify(ask):
     options = seconds(expires=ask.get("expires_ms"), timeout=ask.get("timeout_ms"))
-    params = params_of(ask)
+    params, options["idempotent"] = params_of(ask), ask.get("idempotent", False)
     return await outcome_of(
         lambda: client_of(ask).notify(ask["service"], ask["method"], params, **options), lambda _: {"outcome": "sent"}
     )
@@ -102,6 +109,13 @@ def throw(error):
     raise error
 
 
+def spin_ms(ms):
+    ends = time.monotonic() + ms / 1000
+    while time.monotonic() < ends:
+        pass
+    return ms
+
+
 def about():
     now, left = context(), context().time_left()
     known = {name: getattr(now, name) for name in ("caller", "traceparent", "attempt", "worker")}
@@ -115,6 +129,7 @@ METHODS = {
     "fail_plain": lambda: throw(Own("plain")),
     "boom": lambda text="boom": throw(RuntimeError(text)),
     "sleep_ms": lambda ms: asyncio.sleep(ms / 1000, ms),
+    "spin_ms": spin_ms,
     "blob": lambda size: "x" * size,
     "note": lambda *_: None,
     "crash": lambda: os._exit(3),
@@ -136,13 +151,21 @@ async def do_serve(ask):
 
         return run
 
+    async def job(key, ms=0, size=0, fail=False):
+        say({"event": "invoked", **place, "method": "job", "key": key})
+        await asyncio.sleep(ms / 1000)
+        say({"event": "finished", **place, "method": "job", "key": key})
+        return throw(ApplicationError("failed", code=1001)) if fail else "x" * size
+
     def nested(service, method, params, timeout_ms=None):
         return client_of(ask).call(service, method, params, **seconds(timeout=timeout_ms))
 
     options = {"namespace": ask["namespace"], "name": "driver", "concurrency": ask.get("concurrency", 4)}
+    options |= seconds(handler_timeout=ask.get("handler_timeout_ms"))
     server = servers[tuple(place.values())] = Server(ask["service"], ask["url"], **options)
     for name, method in {**METHODS, "nested": nested}.items():
         server.register(name, announced(name, method))
+    server.register("job", job)
     server.register("count", lambda method: counts.get(method, 0))
     server.start()
     await server.wait_ready()
@@ -157,11 +180,11 @@ async def do_stop(ask):
 # ---------------------------------------------------------------------------------------------------- both
 
 COMMANDS = {
-    "client": {"call": do_call, "many": do_many, "notify": do_notify, "close": do_close},
+    "client": {"call": do_call, "many": do_many, "notify": do_notify, "wait": do_wait, "close": do_close},
     "server": {"serve": do_serve, "stop": do_stop, "close": do_close},
 }[sys.argv[-1]]
 HELLO = {"name": "sabir.aio", "version": sabir.__version__, "language": "Python", "spec": ["1"], "concurrent": True}
-HELLO["features"] = ["many", "nested", "context", "untyped"]
+HELLO["features"] = ["many", "nested", "context", "untyped", "retry", "bound", "wait", "handler_timeout"]
 
 
 async def handle(ask):

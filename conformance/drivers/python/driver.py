@@ -1,5 +1,6 @@
 """Puts the Python port behind JSON lines; `--aio` takes the asyncio shells. See docs/driver.md of the suite."""
 
+import functools
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import sabir
 from sabir import ApplicationError, Client, Server, context
 
 write_lock = threading.Lock()
+NOT_JSON = {"nan": math.nan, "infinity": math.inf, "set": {1}, "surrogate": "\ud800", "bytes": b"x"}
 clients, servers = {}, {}
 opening = threading.Lock()
 
@@ -46,46 +48,48 @@ def failure(error):
 
 
 def client_of(ask):
-    key = (ask["url"], ask["namespace"], ask.get("name", "client"))
+    bound = {"max_queue": ask["max_queue"]} if "max_queue" in ask else {}
+    key = (ask["url"], ask["namespace"], ask.get("name", "client"), *bound.values())
     with opening:
         if key not in clients:
-            clients[key] = Client(ask["url"], namespace=ask["namespace"], name=key[2])
+            clients[key] = Client(ask["url"], namespace=ask["namespace"], name=key[2], **bound)
         return clients[key]
 
 
-def timeout_of(ask):
-    return {"timeout": ask["timeout_ms"] / 1000} if "timeout_ms" in ask else {}
-
-
-def value_of(ask):
-    """What JSON does not have, by name."""
-    return {"nan": math.nan, "infinity": math.inf, "set": {1}, "surrogate": "\ud800", "bytes": b"x"}[ask["value"]]
+def seconds(**ms):
+    return {name: value / 1000 for name, value in ms.items() if value is not None}
 
 
 def params_of(ask):
-    if "value" in ask:
-        return [value_of(ask)]
-    return json.loads(ask["params"]) if "params" in ask else None
+    return [NOT_JSON[ask["value"]]] if "value" in ask else json.loads(ask.get("params", "null"))
 
 
 def do_call(ask):
-    options = {"idempotent": ask.get("idempotent", False), **timeout_of(ask)}
-    return outcome_of(lambda: client_of(ask).call(ask["service"], ask["method"], params_of(ask), **options))
+    options = {"idempotent": ask.get("idempotent", False), **seconds(timeout=ask.get("timeout_ms"))}
+    name = "retry" if ask.get("retry") else "call"
+    return outcome_of(lambda: getattr(client_of(ask), name)(ask["service"], ask["method"], params_of(ask), **options))
+
+
+def do_wait(ask):
+    timeout = seconds(timeout=ask.get("timeout_ms"))
+    return outcome_of(lambda: client_of(ask).wait_for_service(ask["service"], **timeout))
 
 
 def do_many(ask):
     calls = [(call["method"], json.loads(call["params"])) for call in ask["calls"]]
-    many = client_of(ask).many
+    timeout = seconds(timeout=ask.get("timeout_ms"))
     return outcome_of(
-        lambda: many(ask["service"], calls, **timeout_of(ask)), lambda results: {"outcomes": [told(r) for r in results]}
+        lambda: client_of(ask).many(ask["service"], calls, **timeout),
+        lambda ends: {"outcomes": [told(end) for end in ends]},
     )
 
 
 def do_notify(ask):
-    options = timeout_of(ask) | ({"expires": ask["expires_ms"] / 1000} if "expires_ms" in ask else {})
-    notify = client_of(ask).notify
+    options = seconds(expires=ask.get("expires_ms"), timeout=ask.get("timeout_ms"))
+    options["idempotent"] = ask.get("idempotent", False)
     return outcome_of(
-        lambda: notify(ask["service"], ask["method"], params_of(ask), **options), lambda _: {"outcome": "sent"}
+        lambda: client_of(ask).notify(ask["service"], ask["method"], params_of(ask), **options),
+        lambda _: {"outcome": "sent"},
     )
 
 
@@ -102,80 +106,74 @@ class Own(ApplicationError):
     code = 1001
 
 
-def methods(ask):
-    place = {"namespace": ask["namespace"], "service": ask["service"]}
-    counts = {}
+def throw(error):
+    raise error
 
-    def invoked(method):
-        counts[method] = counts.get(method, 0) + 1
-        say({"event": "invoked", **place, "method": method})
 
-    def echo(value):
-        invoked("echo")
-        return value
+def sleep_ms(ms):
+    time.sleep(ms / 1000)
+    return ms
 
-    def add(a, b):
-        invoked("add")
-        return a + b
 
-    def fail(code=1001, message="failed", data=None):
-        invoked("fail")
-        raise ApplicationError(message, code=code, data=data)
+def spin_ms(ms):
+    ends = time.monotonic() + ms / 1000
+    while time.monotonic() < ends:
+        pass
+    return ms
 
-    def fail_plain():
-        invoked("fail_plain")
-        raise Own("plain")
 
-    def boom(text="boom"):
-        invoked("boom")
-        raise RuntimeError(text)
+def about():
+    now, left = context(), context().time_left()
+    known = {name: getattr(now, name) for name in ("caller", "traceparent", "attempt", "worker")}
+    return known | {"left_ms": None if left is None else left * 1000}
 
-    def sleep_ms(ms):
-        invoked("sleep_ms")
-        time.sleep(ms / 1000)
-        return ms
 
-    def blob(size):
-        invoked("blob")
-        return "x" * size
-
-    def note(*args):
-        invoked("note")
-
-    def count(method):
-        return counts.get(method, 0)
-
-    def crash():
-        invoked("crash")
-        os._exit(3)
-
-    def unwritable(value):
-        invoked("unwritable")
-        return value_of({"value": value})
-
-    def nested(service, method, params, timeout_ms=None):
-        invoked("nested")
-        timeout = {} if timeout_ms is None else {"timeout": timeout_ms / 1000}
-        return client_of(ask).call(service, method, params, **timeout)
-
-    def about():
-        invoked("about")
-        now = context()
-        left = now.time_left()
-        seen = {name: getattr(now, name) for name in ("caller", "traceparent", "attempt", "worker")}
-        return seen | {"left_ms": None if left is None else left * 1000}
-
-    return [echo, add, fail, fail_plain, boom, sleep_ms, blob, note, count, crash, unwritable, nested, about]
+METHODS = {
+    "echo": lambda value: value,
+    "add": lambda a, b: a + b,
+    "fail": lambda code=1001, message="failed", data=None: throw(ApplicationError(message, code=code, data=data)),
+    "fail_plain": lambda: throw(Own("plain")),
+    "boom": lambda text="boom": throw(RuntimeError(text)),
+    "sleep_ms": sleep_ms,
+    "spin_ms": spin_ms,
+    "blob": lambda size: "x" * size,
+    "note": lambda *_: None,
+    "crash": lambda: os._exit(3),
+    "unwritable": lambda value: NOT_JSON[value],
+    "about": about,
+}
 
 
 def do_serve(ask):
+    place, counts = {"namespace": ask["namespace"], "service": ask["service"]}, {}
+
+    def announced(name, method):
+        @functools.wraps(method)  # it takes the same parameters
+        def run(*args, **named):
+            counts[name] = counts.get(name, 0) + 1
+            say({"event": "invoked", **place, "method": name})
+            return method(*args, **named)
+
+        return run
+
+    def job(key, ms=0, size=0, fail=False):
+        say({"event": "invoked", **place, "method": "job", "key": key})
+        time.sleep(ms / 1000)
+        say({"event": "finished", **place, "method": "job", "key": key})
+        return throw(ApplicationError("failed", code=1001)) if fail else "x" * size
+
+    def nested(service, method, params, timeout_ms=None):
+        return client_of(ask).call(service, method, params, **seconds(timeout=timeout_ms))
+
     options = {"namespace": ask["namespace"], "name": "driver", "threads": ask.get("concurrency", 4)}
-    server = Server(ask["service"], ask["url"], **options)
-    for method in methods(ask):
-        server.register(method.__name__, method)
+    server = Server(ask["service"], ask["url"], **options, **seconds(handler_timeout=ask.get("handler_timeout_ms")))
+    for name, method in {**METHODS, "nested": nested}.items():
+        server.register(name, announced(name, method))
+    server.register("job", job)
+    server.register("count", lambda method: counts.get(method, 0))
     server.start()
     server.wait_ready()
-    servers[ask["namespace"], ask["service"]] = server
+    servers[tuple(place.values())] = server
     return {"worker": server.worker}
 
 
@@ -187,11 +185,11 @@ def do_stop(ask):
 # ---------------------------------------------------------------------------------------------------- both
 
 COMMANDS = {
-    "client": {"call": do_call, "many": do_many, "notify": do_notify, "close": do_close},
+    "client": {"call": do_call, "many": do_many, "notify": do_notify, "wait": do_wait, "close": do_close},
     "server": {"serve": do_serve, "stop": do_stop, "close": do_close},
 }[sys.argv[-1]]
 HELLO = {"name": "sabir", "version": sabir.__version__, "language": "Python", "spec": ["1"], "concurrent": True}
-HELLO["features"] = ["many", "nested", "context", "untyped"]
+HELLO["features"] = ["many", "nested", "context", "untyped", "retry", "bound", "wait", "handler_timeout", "spin"]
 
 
 def handle(ask):

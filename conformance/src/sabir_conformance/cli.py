@@ -9,12 +9,13 @@ from pathlib import Path
 import click  # options, help and exit codes
 from rich.console import Console
 
-from . import cross, reports, session
+from . import cross, reports, session, soak
 from .driver import DriverError, Manifest
 from .mutants import run as mutants_run
 from .reports import grid
 from .server import ServerError, provide
 from .session import Options, Session
+from .soak import report as soak_report
 from .suite import SuiteError, all_cases
 
 EXIT = """\b
@@ -192,6 +193,76 @@ def mutants(
         console.print(f"sabir-conformance: {error}", style="red", markup=False, highlight=False)
         sys.exit(2)
     sys.exit(0 if good else 1)
+
+
+@main.command("soak", epilog=EXIT)
+@click.option("--minutes", type=click.FloatRange(0.1), help="How long requests are sent. Default: 2.")
+@click.option("--seconds", type=click.FloatRange(5), help="The same, in seconds.")
+@click.option(
+    "--client",
+    "clients",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A driver.json whose client sends; may be repeated. Default: those of the repository.",
+)
+@click.option(
+    "--worker",
+    "workers",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A driver.json whose worker serves; may be repeated. Default: those of the repository.",
+)
+@click.option("--workers", "size", type=click.IntRange(2, 64), help="Workers at a time. Default: two for each --worker.")
+@click.option("--seed", type=int, help="What is asked for, and what is done to whom; a soak prints its own.")
+@click.option("--rate", type=click.FloatRange(1), help="Requests a second. Default: as many as the ports manage.")
+@click.option(
+    "--at-once", default=16, show_default=True, type=click.IntRange(1, 48), help="Pushes under way, for each client."
+)
+@click.option("--redis-chaos/--no-redis-chaos", default=True, show_default=True, help="Kill Redis and connections, too.")
+@click.option("--plant-loss", is_flag=True, help="Lose one request on purpose: the soak has to fail, and to name it.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write soak.json into this folder.")
+def soak_(
+    minutes: float | None,
+    seconds: float | None,
+    clients: tuple[Path, ...],
+    workers: tuple[Path, ...],
+    size: int | None,
+    seed: int | None,
+    rate: float | None,
+    at_once: int,
+    redis_chaos: bool,
+    plant_loss: bool,
+    out: Path | None,
+) -> None:
+    """Call every port from every port while workers and Redis are killed, and account for every single request."""
+    if minutes is not None and seconds is not None:
+        raise click.UsageError("--minutes and --seconds are one option: leave one of them out")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    try:
+        options = soak.Options(
+            [Manifest.read(path) for path in clients or soak.DRIVERS],
+            [Manifest.read(path) for path in workers or soak.DRIVERS],
+            seconds=seconds or 60 * (minutes or 2),
+            size=size,
+            seed=seed,
+            rate=rate,
+            lanes=at_once,
+            redis_chaos=redis_chaos,
+            plant_loss=plant_loss,
+        )
+        for manifest in {of.path: of for of in [*options.clients, *options.workers]}.values():
+            manifest.prepare()
+        with soak_report.Live(console) as live:
+            made = asyncio.run(soak.run(options, live.tell))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)
+    except (DriverError, ServerError, OSError) as error:
+        console.print(f"sabir-conformance: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+    soak_report.show(made, console)
+    if out is not None:
+        soak_report.write(made, out)
+    sys.exit(0 if made.green else 1)
 
 
 @main.command("grid")

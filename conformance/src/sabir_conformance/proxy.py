@@ -190,6 +190,10 @@ class Proxy:
         except OSError:
             writer.close()
             return
+        if self.refusing:  # since it began to connect
+            writer.close()
+            up_writer.close()
+            return
         self._opened += 1
         link = _Link(self, self._opened, self._transcript, (reader, writer), (up_reader, up_writer))
         self._links.add(link)

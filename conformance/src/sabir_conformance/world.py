@@ -27,7 +27,7 @@ WAIT: Final = 3.0
 WORKER_COMMANDS: Final = (
     "+hello +auth +ping +select +client|info +client|kill +client|unblock +info "
     "+blmove +lmove +lrange +lrem +lpos +rpush +ltrim +pexpire +zadd +zrem +set +get +multi +exec +time "
-    "+eval +evalsha +lindex +llen +rpop +zscore +zcount +zrangebyscore +del"
+    "+eval +evalsha +lindex +llen +lpop +lpush +zscore +zcount +zrangebyscore +del"
 )
 CLIENT_COMMANDS: Final = (
     "+hello +auth +ping +select +client|info "

@@ -40,6 +40,7 @@ _CODES: Final[dict[type, str]] = {
     redis.BusyLoadingError: "LOADING",
     redis.ReadOnlyError: "READONLY",
     redis.OutOfMemoryError: "OOM",
+    redis.exceptions.NoScriptError: "NOSCRIPT",
     redis.exceptions.NoPermissionError: "NOPERM",
     redis.exceptions.MasterDownError: "MASTERDOWN",
     redis.exceptions.ClusterDownError: "CLUSTERDOWN",
@@ -194,6 +195,7 @@ class Link(_Hello):
     """Answers that were asked for and not read yet."""
     used = 0.0
     """When the last answer came (monotonic, s)."""
+    _timeout: float | None = None  # the socket's, as it was set last
 
     def open(self, timeout: float, *, patient: bool = False) -> None:
         """Connect, end the connection before this one, ask for TIME (SABIR-TIME-2).
@@ -209,7 +211,7 @@ class Link(_Hello):
         except (*REFUSALS, *_LOST) as error:
             refused = _refusal(error)
             raise LinkRefused(refused) if refused else LinkLost(error, sent=False) from error
-        self._connection, self.unread = connection, 0
+        self._connection, self.unread, self._timeout = connection, 0, None
         sent = time.monotonic()
         try:
             who = self._greeted(self.run(_HELLO, ends - sent), sent)
@@ -226,6 +228,7 @@ class Link(_Hello):
 
     def is_stale(self) -> bool:
         """Whether an idle connection was closed by the other side, or holds what nobody asked for (SABIR-LOST-6)."""
+        self._timeout = None
         try:
             return bool(self._connection.can_read(0))
         except _LOST:
@@ -261,7 +264,9 @@ class Link(_Hello):
         sock = self._connection._sock if self._connection is not None else None
         if sock is None:  # redis-py would connect by itself
             raise redis.ConnectionError("not connected")
-        sock.settimeout(max(timeout, 0.001))
+        if timeout != self._timeout:
+            sock.settimeout(max(timeout, 0.001))
+            self._timeout = timeout
 
     def run(self, cmds: Commands, timeout: float) -> list[Any]:
         """send(), then read() an answer to each. ``timeout``: seconds for all. Raises LinkLost."""
@@ -284,6 +289,9 @@ class Link(_Hello):
 class AsyncLink(_Hello):
     """As Link, for asyncio. Only one task at a time may use it."""
 
+    calm = -math.inf
+    """Since when it has not been interrupted (monotonic, s)."""
+
     async def open(self, timeout: float, *, patient: bool = False) -> bool:
         """As Link.open(). Returns whether the connection before this one has ended for sure."""
         connection = self.connect()
@@ -298,10 +306,13 @@ class AsyncLink(_Hello):
             if refused is not None:
                 raise LinkRefused(refused) from error
             if isinstance(error, (*_LOST, TimeoutError)):
+                self.calm = time.monotonic()
                 raise LinkLost(str(error) or "no answer", sent=False) from error
             raise
         self._connection = connection
         sent = time.monotonic()
+        if self._opened or self.calm > -math.inf:
+            self.calm = sent
         try:
             who = self._greeted(await self.run(_HELLO, timeout), sent)
             kill = self._kill()
@@ -323,6 +334,11 @@ class AsyncLink(_Hello):
             return bool(await getattr(connection, "can_read", connection.can_read_destructive)())
         except _LOST:
             return True
+
+    async def interrupted(self) -> None:
+        """Close a connection that was found to be lost."""
+        self.calm = time.monotonic()
+        await self.close()
 
     async def ask_clock(self) -> None:
         """Ask TIME (SABIR-TIME-2). Raises LinkLost or LinkRefused."""
@@ -353,7 +369,7 @@ class AsyncLink(_Hello):
                             raise
                     answers.append(answer)
         except (*_LOST, TimeoutError) as error:
-            await self.close()
+            await self.interrupted()
             raise LinkLost(str(error) or "no answer", sent=True) from error
         except BaseException:
             await self.close()  # an answer that nobody has read would be taken for the next one's

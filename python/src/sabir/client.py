@@ -1,16 +1,20 @@
-"""The blocking client: call, wait, time out. May be shared between threads, and survives a fork."""
+"""The blocking client: call, wait, time out. May be shared between threads, and survives a fork.
+
+A call is one write: its RPUSH, the question whether anybody serves, and the wait for the reply. While it waits it asks
+again, every 3 s; when nobody serves any more it is judged: taken back, or answered, or lost with its worker.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from . import commands, dispatch, errors, messages
 from ._link import ANSWER, MARGIN, Backoff, Clock, Link, LinkLost, LinkRefused, describe, factory, is_transient
+from .commands import Commands
 from .errors import ApplicationError, SabirError, application_classes
 from .keys import NAMESPACE, Keys, check
 from .messages import MAX_BYTES, MAX_DEPTH, MAX_INTEGER, Limits, Params
@@ -21,9 +25,16 @@ if TYPE_CHECKING:
 TIMEOUT: Final = 30.0
 """The default time-out of a call, in seconds (SABIR-CALL-3)."""
 
+MAX_QUEUE: Final = 100_000
+"""The default bound of a queue, in elements (SABIR-QUEUE-1)."""
+CALM: Final = commands.LEASE_MS / 1000
+"""Seconds after an interruption in which no call is judged (SABIR-ALIVE-5)."""
+ASK: Final = commands.ASK_MS / 1000
+"""Seconds after which a waiting client asks for ``alive`` again (SABIR-ALIVE-3)."""
+
 _LONGEST: Final = 1e9  # seconds (SABIR-CALL-4)
-_BLOCK: Final = 5.0
 _SILENCE: Final = 0.5  # seconds after its time-out at which a call on a silent connection has to end (SABIR-CALL-2)
+_ATTEMPT: Final = 0.05  # seconds that an attempt has at least: one that is too short says less than the error before it
 _IDLE: Final = 0.01  # seconds after which a connection is looked at before it is used again
 
 Call = tuple[str, Params] | tuple[str]
@@ -69,6 +80,13 @@ def seconds(timeout: float | None, default: float) -> float:
     return float(timeout)
 
 
+def bound(max_queue: int | None) -> int | None:
+    """The bound of a queue. Raises ValueError for anything but None and an integer > 0."""
+    if max_queue is not None and (type(max_queue) is not int or max_queue < 1):
+        raise ValueError(f"max_queue: expected an integer > 0 or None, got {max_queue!r:.100}")
+    return max_queue
+
+
 class HasClock(Protocol):
     """What tells Redis's time."""
 
@@ -78,18 +96,18 @@ class HasClock(Protocol):
 
 def new_token(name: str) -> str:
     """A token with 64 random bits (SABIR-TOKEN-1)."""
-    return f"{name}.{secrets.token_hex(8)}"
+    return f"{name}.{os.urandom(8).hex()}"
 
 
 def new_id() -> str:
     """An envelope id of 128 random bits (SABIR-ENVELOPE-2)."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 class Plan:
     """What all requests of one push share: the deadline, and what is inherited from the handler (SABIR-TIME-5)."""
 
-    __slots__ = ("_idempotent", "_latest", "_limits", "_requests", "_trace", "ends", "ids", "seconds")
+    __slots__ = ("_latest", "_limits", "_requests", "_trace", "ends", "idempotent", "ids", "seconds")
 
     def __init__(
         self,
@@ -116,7 +134,7 @@ class Plan:
         self.ids = [new_id() for _ in requests]
         self._requests = requests
         self._limits = limits
-        self._idempotent = idempotent
+        self.idempotent = idempotent
         self._trace = traceparent
 
     def left(self) -> float:
@@ -134,7 +152,7 @@ class Plan:
                 token,
                 *request,
                 deadline=deadline,
-                idempotent=self._idempotent,
+                idempotent=self.idempotent,
                 traceparent=self._trace,
                 limits=self._limits,
             )
@@ -172,20 +190,352 @@ def notification(
     return id, element
 
 
+class Retries:
+    """When a call is sent again (SABIR-RETRY-1). ``seconds``: for all of it."""
+
+    def __init__(self, seconds: float, idempotent: bool) -> None:
+        handled = dispatch.current()
+        left = None if handled is None else handled.time_left()
+        self._ends = time.monotonic() + (seconds if left is None else min(seconds, left))
+        self._idempotent = idempotent
+        self._backoff = Backoff()
+
+    def left(self) -> float:
+        """Seconds that the next attempt has, more than 0."""
+        return max(self._ends - time.monotonic(), 0.001)
+
+    def pause(self, error: SabirError) -> float:
+        """Seconds to wait after an attempt that has ended with ``error``, which is raised where there is to be no other."""
+        left = self._ends - time.monotonic()
+        may_retry = error.retryable or (self._idempotent and error.outcome == errors.MAY_HAVE_RUN)
+        if not may_retry or left < 2 * _ATTEMPT:
+            raise error
+        return min(self._backoff.pause(), left / 2)
+
+
+class Looks:
+    """The pauses of wait_for_service(): from 20 ms, growing to 250 ms. ``seconds``: for all of it."""
+
+    def __init__(self, service: str, seconds: float) -> None:
+        self.ends = time.monotonic() + seconds
+        """When the time is up (monotonic, s)."""
+        self._service = service
+        self._seconds = seconds
+        self._next = 0.02
+
+    def pause(self, alive: Any) -> float | None:
+        """Seconds to wait after an answer to EXISTS; None: somebody serves.
+
+        Raises ServiceUnavailable when the time is up, NotQueued for an error reply that will not pass.
+        """
+        if isinstance(alive, Exception) and not is_transient(alive):
+            raise errors.NotQueued(f"Redis refused to tell whether {self._service} is served: {describe(alive)}")
+        if alive == 1:
+            return None
+        pause, self._next = self._next, min(self._next * 1.5, 0.25)
+        if self.ends - time.monotonic() <= pause:
+            raise errors.ServiceUnavailable(f"no worker serves {self._service}, for {self._seconds:.3f} s")
+        return pause
+
+
+def judged(
+    keys: Keys, calls: Sequence[tuple[str, bytes]], answers: list[Any], own: dict[int, type[ApplicationError]]
+) -> dict[str, messages.Response]:
+    """What becomes of calls that nobody serves any more, by the answer to commands.judge() (SABIR-ALIVE-4).
+
+    Each was pushed once at most: what is still in the queue and was never delivered has never started.
+    """
+    ended: dict[str, messages.Response] = {}
+    for element in answers[-1] if isinstance(answers[-1], list) else ():
+        reply = messages.decode_reply(element, own)
+        if reply is not None:
+            ended.setdefault(reply.id, reply)
+    step = (len(answers) - 1) // len(calls)
+    for n, (id, _) in enumerate(calls):
+        if id not in ended:
+            taken_back = step == 2 and answers[2 * n] == 1 and answers[2 * n + 1] == 0
+            ended[id] = messages.Response(id, error=unserved(keys) if taken_back else lost(keys))
+    return ended
+
+
+def taken_back(keys: Keys, ids: Sequence[str], answers: list[Any], error: SabirError) -> dict[str, messages.Response]:
+    """The requests that were still in the queue, by the answers to commands.take_back() for each, and how they end."""
+    step = len(answers) // len(ids)
+    return {
+        id: messages.Response(id, error=error if step == 1 or answers[n * step + 1] == 0 else lost(keys))
+        for n, id in enumerate(ids)
+        if answers[n * step] == 1  # otherwise a worker has it, or Redis refuses: it is waited for
+    }
+
+
+def unserved(keys: Keys) -> SabirError:
+    """The error of a call that was taken back, as nobody serves (SABIR-ALIVE-2, -4)."""
+    return errors.ServiceUnavailable(f"no worker serves {keys.service}")
+
+
+def overloaded(keys: Keys, max_queue: int | None) -> SabirError:
+    """The error of a request that was taken back from a queue over its bound (SABIR-QUEUE-1)."""
+    return errors.Overloaded(f"the queue of {keys.service} is longer than {max_queue}")
+
+
+def lost(keys: Keys) -> SabirError:
+    """The error of a call that nobody serves any more, and that may have run (SABIR-ALIVE-4)."""
+    return errors.WorkerLost(f"the worker of {keys.service} that had the request was lost")
+
+
+def not_answered(reason: Exception) -> SabirError:
+    """The error of a request whose take-back has no answer (SABIR-ALIVE-6)."""
+    return errors.ConnectionLost(f"connection to Redis lost while the request was taken back: {reason}")
+
+
 class _Line:
-    """A connection on which one call at a time waits, and its token (SABIR-TOKEN-1)."""
+    """A connection on which one call at a time waits."""
 
-    __slots__ = ("clock", "link", "token")
+    __slots__ = ("clock", "forget", "link")
 
-    def __init__(self, name: str, connect: Callable[[], Any]) -> None:
+    def __init__(self, connect: Callable[[], Any]) -> None:
         self.clock = Clock()
         self.link = Link(connect, self.clock)
-        self.token = new_token(name)
+        self.forget: Commands = []
+        """What removes the replies that were read, with the next write (SABIR-WAIT-2)."""
 
     @property
     def is_ready(self) -> bool:
         """Whether a request may be sent at once: connected, and the clock fresh."""
         return self.link.is_open and not self.clock.is_old()
+
+    def connect(self, ends: float) -> None:
+        """See to it that it is connected and its clock fresh. Raises NotQueued when the time-out passes."""
+        backoff = Backoff()
+        while True:
+            left = min(max(ends - time.monotonic(), 0.001), ANSWER)
+            try:
+                if not self.link.is_open:
+                    self.link.open(left)
+                elif self.clock.is_old():
+                    sent = time.monotonic()
+                    answer = self.link.run(commands.clock(), left)[0]
+                    if isinstance(answer, Exception):
+                        self.link.close()
+                        raise LinkRefused(answer)
+                    self.clock.update(answer, sent)
+            except LinkRefused as refused:
+                if not is_transient(refused.error):
+                    raise errors.NotQueued(f"Redis refused the connection: {refused}") from refused
+                reason: Exception = refused
+            except LinkLost as away:
+                reason = away
+            else:
+                return
+            pause = backoff.pause()
+            if ends - time.monotonic() <= pause:
+                raise errors.NotQueued(f"no connection to Redis: {reason}") from reason
+            time.sleep(pause)
+
+    def close(self) -> None:
+        """Close the connection; what was read is removed before."""
+        if self.link.is_open and not self.link.unread and self.forget:
+            try:
+                self.link.send(self.forget, _SILENCE)
+            except LinkLost:
+                pass
+        self.link.close()
+
+
+class _Exchange:
+    """The requests of one push, on a line of their own: pushed, taken back, waited for, judged.
+
+    ``token``: of the replies (SABIR-TOKEN-1), None: it is a notification. ``ends``: of the time-out (monotonic, s).
+    """
+
+    __slots__ = (
+        "_asked", "_calm", "_elements", "_ends", "_forget", "_idempotent", "_keys", "_line", "_link", "_own", "_token",
+        "ended", "missing",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        line: _Line,
+        keys: Keys,
+        token: str | None,
+        requests: dict[str, bytes],
+        ends: float,
+        idempotent: bool,
+        own: dict[int, type[ApplicationError]],
+    ) -> None:
+        self._line = line
+        self._link = line.link
+        self._keys = keys
+        self._token = token
+        self._elements = list(requests.values())
+        self._ends = ends
+        self._idempotent = idempotent
+        self._own = own
+        self.missing = requests
+        """The requests that have not ended: id → element."""
+        self.ended: dict[str, messages.Response] = {}
+        self._asked = 0.0  # when alive was asked for (monotonic, s)
+        self._calm = -math.inf  # since when the connection has not been interrupted
+        self._forget: Commands = []  # what removes a reply that was read, while others are missing
+
+    def _patience(self) -> float:
+        """Seconds for an answer that does not block: the call ends soon after its time-out (SABIR-CALL-2)."""
+        return min(max(self._ends + _SILENCE - time.monotonic(), 0.05), ANSWER)
+
+    def _block(self, left: float) -> float:
+        """Seconds to wait for a reply: until the time-out passes, or alive has to be asked for (SABIR-ALIVE-3)."""
+        return max(min(left, self._asked + ASK - time.monotonic()), 0.001)
+
+    def _end(self, ended: dict[str, messages.Response]) -> None:
+        for id, response in ended.items():
+            if self.missing.pop(id, None) is not None:
+                self.ended[id] = response
+
+    def _end_all(self, error: SabirError) -> None:
+        self._end({id: messages.Response(id, error=error) for id in self.missing})
+
+    # ------------------------------------------------------------------------------------------------ push
+
+    def push(self, served: set[Keys], max_queue: int | None) -> float | None:
+        """RPUSH, and behind it the question whether anybody serves (SABIR-ALIVE-1).
+
+        ``served``: the services that somebody served a moment ago; the first wait goes out in the same write. Returns that
+        wait's block time in seconds, None: none is under way. What must not stay in the queue is taken back.
+        Raises NotQueued for an error reply (SABIR-LOST-5), ConnectionLost when nobody knows (SABIR-LOST-1).
+        """
+        line, link, keys, token = self._line, self._link, self._keys, self._token
+        backoff = Backoff()
+        while True:
+            self._asked = time.monotonic()
+            left = max(self._ends - self._asked, 0)
+            cmds = [*line.forget, *commands.push(keys, self._elements)]
+            block = None
+            if token is not None:
+                cmds += commands.ask_alive(keys)
+                if keys in served:
+                    block = max(min(left, ASK), 0.001)
+                    cmds += commands.wait(keys, token, block * 1000)
+            try:
+                link.send(cmds, left + _SILENCE)
+                for _ in line.forget:
+                    link.read(self._patience())
+                line.forget = []
+                depth = link.read(self._patience())
+                is_over = type(depth) is int and max_queue is not None and depth > max_queue
+                # Where it is over the bound, that counts, and the take-back reads the answers that are left.
+                alive = 1 if token is None or is_over else link.read(self._patience())
+            except LinkLost as away:
+                raise errors.ConnectionLost(f"connection to Redis lost while the request was sent: {away}") from away
+            if isinstance(depth, Exception):
+                if block is not None or is_transient(depth):  # blocked, or only another connection helps (READONLY)
+                    link.close()
+                pause = backoff.pause()
+                if not is_transient(depth) or self._ends - time.monotonic() <= pause:
+                    raise errors.NotQueued(f"Redis refused the request: {describe(depth)}") from depth
+                time.sleep(pause)
+                line.connect(self._ends)
+            elif is_over or alive == 0:  # an error reply is none: then it is as if somebody served
+                served.discard(keys)
+                if block is not None:
+                    link.close()  # it is blocked; the look on it takes nothing
+                self._take_back(overloaded(keys, max_queue) if is_over else unserved(keys))
+                return None
+            else:
+                served.add(keys)
+                return block
+
+    def _take_back(self, error: SabirError) -> None:
+        """Remove what was just pushed, and end with ``error`` what was still there (SABIR-ALIVE-2, -6, SABIR-QUEUE-1)."""
+        link, ids = self._link, list(self.missing)
+        cmds: Commands = []
+        for id, element in self.missing.items():
+            cmds += commands.take_back(self._keys, element, id if self._idempotent else None)
+        try:
+            if not link.is_open:
+                link.open(self._patience())
+            link.send(cmds, self._patience())
+            answers = [link.read(self._patience()) for _ in range(link.unread)]
+        except (LinkLost, LinkRefused) as reason:
+            self._end_all(not_answered(reason))
+        else:
+            self._end(taken_back(self._keys, ids, answers[-len(cmds) :], error))
+
+    # ------------------------------------------------------------------------------------------------ wait
+
+    def collect(self, block: float | None, trouble: Exception | None) -> Exception | None:
+        """Wait until nothing is missing or the time-out passes. Returns why nothing could be waited for at the end, if so.
+
+        ``block``: of the wait under way, None: none is. ``trouble``: why the connection was lost, if it was.
+        """
+        link, keys, backoff = self._link, self._keys, Backoff()
+        token = self._token or ""
+        while self.missing:
+            left = self._ends - time.monotonic()
+            try:
+                if block is None:
+                    if left <= 0:
+                        break
+                    if not link.is_open:
+                        link.open(min(left, ANSWER))  # and go on waiting on the same token (SABIR-LOST-2)
+                        self._calm = time.monotonic()
+                    if time.monotonic() - self._asked >= ASK:
+                        self._ask(token)
+                        continue
+                    block = self._block(left)
+                    link.send(self._forget + commands.wait(keys, token, block * 1000), ANSWER)
+                    for _ in self._forget:
+                        self._read(min(ANSWER, max(left, 0) + _SILENCE))
+                    self._forget = []
+                answer = self._read(min(block + MARGIN, max(left, 0) + _SILENCE))
+            except (LinkLost, LinkRefused) as error:
+                block, trouble = None, error
+                link.drop(error)
+                time.sleep(max(min(backoff.pause(), self._ends - time.monotonic()), 0))
+                self._calm = time.monotonic()
+                continue
+            block, trouble = None, None
+            backoff.reset()
+            if answer is None:
+                continue
+            self._line.forget = commands.forget(keys, token)
+            reply = messages.decode_reply(answer, self._own)
+            if reply is not None and self.missing.pop(reply.id, None) is not None:  # any other is late (SABIR-REPLY-4)
+                self.ended[reply.id] = reply
+            if self.missing:
+                self._forget = commands.forget_one(keys, token, answer)
+        return trouble
+
+    def _read(self, timeout: float) -> Any:
+        answer = self._link.read(timeout)
+        if isinstance(answer, Exception):
+            raise LinkRefused(answer)
+        return answer
+
+    def _ask(self, token: str) -> None:
+        """Ask whether anybody serves; if nobody does, judge what is missing (SABIR-ALIVE-3, -4, -5). Raises LinkLost."""
+        link, keys = self._link, self._keys
+        self._asked = time.monotonic()
+        if link.run(commands.ask_alive(keys), self._patience())[0] != 0 or self._asked - self._calm < CALM:
+            return
+        try:
+            looks = link.run(commands.look_alive(keys), self._patience())
+            if looks[1] != 0 or any(isinstance(look, Exception) for look in looks):  # refused: as if somebody served
+                link.run(commands.unwatch(), self._patience())
+                return
+            searches, calls = looks[2] <= commands.SEARCHED, list(self.missing.items())
+            try:
+                answer = link.run(commands.judge(keys, token, calls, searches), self._patience())[-1]
+            except LinkLost as away:
+                if not searches:
+                    raise
+                self._end_all(not_answered(away))
+                return
+        except BaseException:
+            link.close()  # it watches
+            raise
+        if isinstance(answer, list):  # otherwise alive is back, or Redis refuses
+            self._line.forget = commands.forget(keys, token)
+            self._end(judged(keys, calls, answer, self._own))
 
 
 class Client:
@@ -193,8 +543,9 @@ class Client:
 
     ``url``: of the Redis; ``redis``: a ``redis.Redis`` whose settings are used instead. ``namespace``: first part of all
     keys. ``name``: of this client, for ACLs and for handlers that ask who calls. ``timeout``: seconds for each call unless
-    it says otherwise. ``errors``: subclasses of ApplicationError, raised for their codes. ``max_bytes``, ``max_depth``:
-    limits of what is sent (SABIR-LIMIT-1).
+    it says otherwise. ``errors``: subclasses of ApplicationError, raised for their codes. ``max_queue``: elements that a
+    queue may hold, None: any number; over it, a request is taken back and ends with Overloaded (SABIR-QUEUE-1).
+    ``max_bytes``, ``max_depth``: limits of what is sent (SABIR-LIMIT-1).
 
     Raises ValueError or TypeError for an argument outside its grammar. Nothing is sent before the first call.
     """
@@ -208,6 +559,7 @@ class Client:
         name: str = "client",
         timeout: float = TIMEOUT,
         errors: Iterable[type[ApplicationError]] = (),
+        max_queue: int | None = MAX_QUEUE,
         max_bytes: int = MAX_BYTES,
         max_depth: int = MAX_DEPTH,
     ) -> None:
@@ -215,9 +567,11 @@ class Client:
         self._name = check("client", name)
         self._timeout = seconds(timeout, TIMEOUT)
         self._own = application_classes(errors)
+        self._max_queue = bound(max_queue)
         self._limits = Limits(max_bytes, max_depth)
         self._connect = factory(url, redis)
         self._keys: dict[str, Keys] = {}
+        self._served: set[Keys] = set()  # the services that somebody served when the last call of theirs was pushed
         self._forget_lines()
 
     def service(self, service: str, *, timeout: float | None = None, idempotent: bool = False) -> Service:
@@ -271,6 +625,51 @@ class Client:
         outcomes = self._exchange(self._keys_of(service), plan)
         return [outcome.result if outcome.error is None else outcome.error for outcome in outcomes]
 
+    def retry(
+        self,
+        service: str,
+        method: str,
+        params: Params = None,
+        timeout: float | None = None,
+        *,
+        idempotent: bool = False,
+        traceparent: str | None = None,
+    ) -> Any:
+        """As call(), and send it again, as a new request, after an error that lets it (SABIR-RETRY-1).
+
+        That is one that is ``retryable`` or, if the call is idempotent, one whose outcome is "may have run". The pauses
+        grow from 50 ms to 5 s. ``timeout``: seconds for all of it. Raises the last error.
+        """
+        retries = Retries(seconds(timeout, self._timeout), idempotent)
+        while True:
+            try:
+                return self.call(service, method, params, retries.left(), idempotent=idempotent, traceparent=traceparent)
+            except SabirError as error:
+                pause = retries.pause(error)
+            time.sleep(pause)
+
+    def wait_for_service(self, service: str, timeout: float | None = None) -> None:
+        """Wait until somebody serves. ``timeout``: seconds, None: the client's.
+
+        Raises ServiceUnavailable when the time is up, NotQueued if Redis can't be reached.
+        """
+        keys = self._keys_of(service)
+        looks = Looks(service, seconds(timeout, self._timeout))
+        line = self._checkout()
+        try:
+            while True:
+                line.connect(looks.ends)
+                try:
+                    alive: Any = line.link.run(commands.ask_alive(keys), ANSWER)[0]
+                except LinkLost:
+                    alive = 0
+                pause = looks.pause(alive)
+                if pause is None:
+                    return
+                time.sleep(pause)
+        finally:
+            self._checkin(line)
+
     def notify(
         self,
         service: str,
@@ -286,7 +685,8 @@ class Client:
 
         ``expires``: seconds after which it is not started any more, None: never. ``timeout``: seconds to get it queued.
 
-        Raises NotQueued, or ConnectionLost when it may be queued (SABIR-LOST-1); ValueError or TypeError as call().
+        It stays in the queue where nobody serves (SABIR-ALIVE-7). Raises NotQueued; Overloaded, when the queue is over the
+        client's bound; ConnectionLost, when it may be queued (SABIR-LOST-1); ValueError or TypeError as call().
         """
         keys = self._keys_of(service)
         ends = time.monotonic() + seconds(timeout, self._timeout)
@@ -295,16 +695,21 @@ class Client:
         try:
             if not line.is_ready:
                 element(line.clock)
-            self._connected(line, ends)
-            self._push(line, keys, [element(line.clock)], ends, waits=False)
+            line.connect(ends)
+            exchange = _Exchange(line, keys, None, {id: element(line.clock)}, ends, idempotent, self._own)
+            exchange.push(self._served, self._max_queue)
         finally:
             self._checkin(line)
+        if id in exchange.ended and (error := exchange.ended[id].error) is not None:
+            raise error
         return id
 
     def close(self) -> None:
-        """Close the idle connections. The client may be used again."""
+        """Close the idle connections, and remove what was read on them. The client may be used again."""
+        if self._pid != os.getpid():
+            self._forget_lines()
         while self._idle:
-            self._idle.pop().link.close()
+            self._idle.pop().close()
 
     def __enter__(self) -> Client:
         return self
@@ -331,7 +736,7 @@ class Client:
         try:
             line = self._idle.pop()
         except IndexError:
-            return _Line(self._name, self._connect)
+            return _Line(self._connect)
         if time.monotonic() - line.link.used > _IDLE and line.link.is_stale():
             line.link.close()
         return line
@@ -342,123 +747,29 @@ class Client:
         else:  # lost, or left by an exception from outside (KeyboardInterrupt) with an answer to come
             line.link.close()
 
-    def _connected(self, line: _Line, ends: float) -> None:
-        """See to it that the line is connected and its clock fresh. Raises NotQueued when the time-out passes."""
-        backoff = Backoff()
-        while True:
-            left = min(max(ends - time.monotonic(), 0.001), ANSWER)
-            try:
-                if not line.link.is_open:
-                    line.link.open(left)
-                elif line.clock.is_old():
-                    sent = time.monotonic()
-                    answer = line.link.run(commands.clock(), left)[0]
-                    if isinstance(answer, Exception):
-                        line.link.close()
-                        raise LinkRefused(answer)
-                    line.clock.update(answer, sent)
-            except LinkRefused as refused:
-                if not is_transient(refused.error):
-                    raise errors.NotQueued(f"Redis refused the connection: {refused}") from refused
-                reason: Exception = refused
-            except LinkLost as lost:
-                reason = lost
-            else:
-                return
-            pause = backoff.pause()
-            if ends - time.monotonic() <= pause:
-                raise errors.NotQueued(f"no connection to Redis: {reason}") from reason
-            time.sleep(pause)
-
-    def _push(self, line: _Line, keys: Keys, elements: list[bytes], ends: float, *, waits: bool) -> float:
-        """RPUSH, and the first wait behind it in the same write; returns that wait's block, when the RPUSH is answered.
-
-        Raises NotQueued for an error reply (SABIR-LOST-5), ConnectionLost when nobody knows (SABIR-LOST-1).
-        """
-        link, backoff = line.link, Backoff()
-        while True:
-            left = max(ends - time.monotonic(), 0)
-            block = self._block(left)
-            wait = commands.wait(keys, line.token, block * 1000) if waits else []
-            try:
-                link.send(commands.push(keys, elements) + wait, left + _SILENCE)
-                answer = link.read(min(ANSWER, max(ends - time.monotonic(), 0) + _SILENCE))
-            except LinkLost as lost:
-                raise errors.ConnectionLost(f"connection to Redis lost while the request was sent: {lost}") from lost
-            if not isinstance(answer, Exception):
-                return block
-            link.close()  # the wait behind the push is blocked
-            pause = backoff.pause()
-            if not is_transient(answer) or ends - time.monotonic() <= pause:
-                raise errors.NotQueued(f"Redis refused the request: {describe(answer)}") from answer
-            time.sleep(pause)
-            self._connected(line, ends)
-
     def _exchange(self, keys: Keys, plan: Plan) -> list[messages.Response]:
         """Push the plan's requests and wait for a reply to each."""
         line = self._checkout()
         try:
+            token = new_token(self._name)
             if not line.is_ready:
-                plan.elements(line.token, line.clock)  # what the encoder refuses is refused before anything is sent
-            self._connected(line, plan.ends)
-            elements = plan.elements(line.token, line.clock)
-            block, trouble = None, None
+                plan.elements(token, line.clock)  # what the encoder refuses is refused before anything is sent
+                line.connect(plan.ends)
+            requests = dict(zip(plan.ids, plan.elements(token, line.clock), strict=True))
+            exchange = _Exchange(line, keys, token, requests, plan.ends, plan.idempotent, self._own)
+            block: float | None = None
+            trouble: Exception | None = None
             try:
-                block = self._push(line, keys, elements, plan.ends, waits=True)
-            except errors.ConnectionLost as lost:
-                trouble = lost
-            return self._collect(line, keys, plan, block, trouble)
+                block = exchange.push(self._served, self._max_queue)
+            except errors.ConnectionLost as away:
+                trouble = away
+            trouble = exchange.collect(block, trouble)
         except errors.NotQueued as error:
             return [messages.Response(id, error=error) for id in plan.ids]
         finally:
             self._checkin(line)
-
-    @staticmethod
-    def _block(left: float) -> float:
-        return max(min(_BLOCK, left), 0.001)
-
-    def _collect(
-        self, line: _Line, keys: Keys, plan: Plan, block: float | None, trouble: Exception | None
-    ) -> list[messages.Response]:
-        """Read replies until all are there or the time-out passes.
-
-        ``block``: of the wait under way, None: none is. ``trouble``: why the connection was lost, if it was.
-        """
-        link, backoff, reopened = line.link, Backoff(), False
-        replies: dict[str, messages.Response] = {}
-        missing = set(plan.ids)
-        while missing:
-            left = plan.left()
-            try:
-                if block is None:
-                    if left <= 0:
-                        break
-                    if not link.is_open:
-                        reopened = True
-                        link.open(min(left, ANSWER))  # and go on waiting on the same token (SABIR-LOST-2)
-                    block = self._block(left)
-                    link.send(commands.wait(keys, line.token, block * 1000), ANSWER)
-                answer = link.read(min(block + MARGIN, max(left, 0) + _SILENCE))
-                if isinstance(answer, Exception):
-                    raise LinkRefused(answer)
-            except (LinkLost, LinkRefused) as error:
-                block, trouble = None, error
-                link.drop(error)
-                time.sleep(max(min(backoff.pause(), plan.left()), 0))
-                continue
-            block, trouble = None, None
-            backoff.reset()
-            if answer is None:
-                continue
-            reply = messages.decode_reply(answer[1], self._own)
-            if reply is not None and reply.id in missing:  # any other is late (SABIR-REPLY-4)
-                missing.discard(reply.id)
-                replies[reply.id] = reply
-        if missing or reopened:
-            line.token = new_token(self._name)  # what comes late, or to an old connection, stays away from the next call
-        for id in missing:
-            replies[id] = messages.Response(id, error=no_reply(plan, trouble))
-        return [replies[id] for id in plan.ids]
+        ended = exchange.ended
+        return [ended.get(id) or messages.Response(id, error=no_reply(plan, trouble)) for id in plan.ids]
 
 
 def no_reply(plan: Plan, trouble: Exception | None) -> SabirError:

@@ -1,6 +1,6 @@
 """From an element to what is written for it: the register of methods, the check of parameters, the errors. Pure.
 
-The shells (blocking, asyncio, in-process) do the waiting and call receive(), then finish() or fail().
+The shells (blocking, asyncio, in-process) do the waiting and call read() and receive(), then finish(), fail() or overrun().
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Context:
     """The client's name; None in a notification."""
     traceparent: str | None
     attempt: int
-    """1 for the first delivery."""
+    """Which delivery it is: 1 for the first (SABIR-ATTEMPT-2)."""
     deadline: int | None
     """ms of Redis's clock; None: never expires."""
     clock: Callable[[], int]
@@ -225,23 +225,32 @@ class Dispatcher:
         other._clock = clock
         return other
 
-    def receive(self, element: bytes) -> Job | Settled:
-        """What to do with an element that was taken (section 12 has the order of errors)."""
-        request = messages.decode_request(element, self._limits)
+    def read(self, element: bytes) -> Request | Rejection:
+        """What an element that was taken means."""
+        return messages.decode_request(element, self._limits)
+
+    def receive(self, element: bytes, request: Request | Rejection | None = None, lost: int = 0) -> Job | Settled:
+        """What to do with an element that was taken (section 12 has the order of errors).
+
+        ``request``: what read() has returned for it, None: it is read here. ``lost``: how many deliveries of it were lost
+        (SABIR-ATTEMPT-1).
+        """
+        if request is None:
+            request = self.read(element)
         if type(request) is Rejection:
             log.warning("%s: refused element %s: %s", self.service, request.id or "without id", request.message)
             error = messages.error_object(request.code, request.message)
             return self._settle_error(element, request.id, request.reply_to, error)
         assert isinstance(request, Request)  # noqa: S101 - for mypy
         if request.deadline is not None and self._clock() >= request.deadline:  # SABIR-TIME-3
-            return self._refuse(element, request, errors.DeadlineExceeded.code, "the deadline had come")
+            return self._unstarted(element, request, lost, errors.DeadlineExceeded.code, "the deadline had come")
         found = self._methods.find(request.method)
         if found is None:
-            return self._refuse(element, request, errors.MethodNotFound.code, f"no method {request.method!r}")
+            return self._unstarted(element, request, lost, errors.MethodNotFound.code, f"no method {request.method!r}")
         handler, signature = found
         fault = signature.fault(request.params)
         if fault:
-            return self._refuse(element, request, errors.InvalidParams.code, f"{request.method}: {fault}")
+            return self._unstarted(element, request, lost, errors.InvalidParams.code, f"{request.method}: {fault}")
         context = Context(
             request.id,
             self.service,
@@ -249,7 +258,7 @@ class Dispatcher:
             self.worker,
             request.reply_to.partition(".")[0] if request.reply_to else None,
             request.traceparent,
-            1,
+            lost + 1,
             request.deadline,
             self._clock,
         )
@@ -285,6 +294,18 @@ class Dispatcher:
             data = {"trace": [_text(line) for line in lines]}
         wire = messages.error_object(errors.InternalError.code, _describe(error), data)
         return self._settle_error(job.element, request.id, request.reply_to, wire)
+
+    def overrun(self, job: Job, seconds: float) -> Settled:
+        """What to write when the handler has run longer than the limit of ``seconds`` (SABIR-RUN-1)."""
+        return self._refuse(
+            job.element, job.request, errors.InternalError.code, f"the handler ran longer than {seconds:g} s"
+        )
+
+    def _unstarted(self, element: bytes, request: Request, lost: int, code: int, message: str) -> Settled:
+        """Refuse a request that this worker does not start; an earlier one may have (SABIR-ATTEMPT-1)."""
+        if lost:
+            code, message = errors.WorkerLost.code, f"a worker that had it before was lost; now {message}"
+        return self._refuse(element, request, code, message)
 
     def _refuse(self, element: bytes, request: Request, code: int, message: str) -> Settled:
         log.warning("%s: %s %s: %s", self.service, request.method, request.id, message)

@@ -23,7 +23,7 @@ is_method = _METHOD.fullmatch
 def check(what: str, name: object) -> str:
     """Return ``name`` if it is a legal name of its kind (SABIR-KEY-2).
 
-    ``what`` is one of namespace, service, token, worker (an id), client (the name before the dot), method.
+    ``what`` is one of namespace, service, token, worker (an id), client (the name before the dot), method, id.
 
     Raises ValueError, naming what was expected and what was seen.
     """
@@ -40,6 +40,7 @@ _GRAMMAR: Final = {
     "worker": _TOKEN,
     "client": _CLIENT,
     "method": _METHOD,
+    "id": _ID,
 }
 
 
@@ -49,10 +50,12 @@ class Keys:
     Raises ValueError for a namespace or service outside its grammar (SABIR-KEY-2).
     """
 
-    __slots__ = ("_prefix", "alive", "dead", "leases", "requests")
+    __slots__ = ("_prefix", "alive", "dead", "leases", "requests", "service")
 
     def __init__(self, namespace: str, service: str) -> None:
         self._prefix = f"{check('namespace', namespace)}:{{{check('service', service)}}}:"
+        self.service = service
+        """The service's name."""
         self.requests = self._prefix + "requests"
         """List: elements that wait."""
         self.alive = self._prefix + "alive"
@@ -68,4 +71,10 @@ class Keys:
 
     def reply(self, token: str) -> str:
         """List with expiry: replies for one client (SABIR-TOKEN-2). Raises ValueError for a token outside the grammar."""
-        return f"{self._prefix}reply:{check('token', token)}"
+        if not is_token(token):
+            check("token", token)
+        return f"{self._prefix}reply:{token}"
+
+    def attempts(self, id: str) -> str:
+        """String with expiry: lost deliveries of a request. Raises ValueError for an id outside the grammar."""
+        return f"{self._prefix}attempts:{check('id', id)}"

@@ -1,17 +1,20 @@
-"""The blocking server: take, dispatch, reply, heartbeat, drain, with a number of threads."""
+"""The blocking server: take, dispatch, reply, heartbeat and recovery, drain, with a number of threads."""
 
 from __future__ import annotations
 
 import collections
 import logging
+import math
 import os
 import queue
+import re
 import secrets
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,12 +23,20 @@ from ._link import ANSWER, MARGIN, REFUSALS, Backoff, Clock, Link, LinkLost, Lin
 from .commands import Commands
 from .dispatch import Dispatcher, Job, Methods, Settled
 from .keys import NAMESPACE, Keys, check
-from .messages import MAX_BYTES, MAX_DEPTH, Limits
+from .messages import MAX_BYTES, MAX_DEPTH, Limits, Rejection, Request
 
 if TYPE_CHECKING:
     import redis as redis_py
 
 log: Final = logging.getLogger("sabir")
+
+LEASE: Final = commands.LEASE_MS / 1000
+GAP: Final = 4.0
+"""Seconds between two heartbeats at most, for a worker that may recover (SABIR-RECOVER-7)."""
+BEAT_PAUSE: Final = 1.0
+"""Seconds after which a heartbeat that was not answered is sent again, at most."""
+SOON: Final = 0.05
+"""Seconds until the next heartbeat where there is more to recover (SABIR-RECOVER-9)."""
 
 
 def new_worker(name: str) -> str:
@@ -62,6 +73,80 @@ def faults(answer: Any) -> list[str]:
     """What Redis refused inside a transaction that it executed."""
     answers = answer if isinstance(answer, list) else [answer]
     return [describe(part) for part in answers if isinstance(part, REFUSALS)]
+
+
+def run_limit(handler_timeout: float | None) -> float | None:
+    """The limit of a handler's run time in seconds; None: none. Raises TypeError or ValueError for anything else."""
+    if handler_timeout is None:
+        return None
+    if isinstance(handler_timeout, bool) or not isinstance(handler_timeout, int | float):
+        raise TypeError(f"handler_timeout: expected seconds or None, got {handler_timeout!r:.100}")
+    if not 0 < handler_timeout <= 1e9:
+        raise ValueError(
+            f"handler_timeout: expected a number of seconds > 0 and at most 10^9, got {handler_timeout!r:.100}"
+        )
+    return float(handler_timeout)
+
+
+def warn_of_eviction(service: str, info: Any) -> None:
+    """Warn if Redis evicts, by its answer to INFO (SABIR-TRANSPORT-5); a refused INFO says nothing."""
+    found = re.search(rb"^maxmemory_policy:(\S+)", info, re.MULTILINE) if isinstance(info, bytes) else None
+    if found and found[1] != b"noeviction":
+        log.warning("%s: Redis may evict the queue: maxmemory-policy is %s, not noeviction", service, found[1].decode())
+
+
+def lost_before(answer: Any) -> int:
+    """How many deliveries were lost, by the answer to commands.ask_attempts()."""
+    return int(answer) if isinstance(answer, bytes) and answer.isdigit() else 0
+
+
+@dataclass(slots=True)
+class Taken:
+    """An element that was taken, or found in the hand."""
+
+    element: bytes
+    sent: float
+    """When the take, or the reading of the hand, was sent (monotonic, s)."""
+    epoch: int
+    """Of the lease at that moment."""
+
+
+class Lease:
+    """What a worker knows of its lease. Pure: the moments are given (monotonic, s)."""
+
+    epoch = 0
+    """How often it was found to have ended."""
+
+    def __init__(self) -> None:
+        self._since = self._last = -math.inf
+
+    def judges(self, now: float) -> bool:
+        """Whether a heartbeat that is sent now may recover (SABIR-RECOVER-7)."""
+        return now - self._last <= GAP and now - self._since >= LEASE
+
+    def beat(self, sent: float, lost: bool) -> bool:
+        """Note a heartbeat that was answered. ``lost``: the lease had ended. Returns whether it had been there before."""
+        is_first = self._last == -math.inf
+        if lost or sent - self._last > GAP:
+            self._since = sent
+        self._last = sent
+        if lost and not is_first:
+            self.epoch += 1
+        return lost and not is_first
+
+    def covers(self, taken: Taken, now: float) -> bool:
+        """Whether it has held since an element was taken; otherwise the hand has to be read again (SABIR-LEASE-3)."""
+        return taken.epoch == self.epoch and now - taken.sent <= LEASE
+
+
+def beaten(service: str, lease: Lease, answer: list[int], sent: float) -> float:
+    """Take the answer of a heartbeat that was sent at ``sent`` (monotonic, s). Returns the seconds until the next one."""
+    *_, lost, recovered, more = answer
+    if lease.beat(sent, lost == 1):
+        log.warning("%s: the lease had ended; what was taken and not started is looked for in the hand", service)
+    if recovered:
+        log.warning("%s: recovered from lost workers: %d", service, recovered)
+    return SOON if more else max(0, sent + commands.HEARTBEAT_MS / 1000 - time.monotonic())
 
 
 class Held:
@@ -133,8 +218,9 @@ class Server(Methods):
     """Serves one service with ``threads`` threads; methods are registered by method(), register() and expose().
 
     ``url``: of the Redis; ``redis``: a ``redis.Redis`` whose settings are used instead. ``namespace``: first part of all
-    keys. ``name``: of the worker, None: service, host and pid. ``traces``: send stack traces to callers (SABIR-WORKER-7).
-    ``max_bytes``, ``max_depth``: limits of what is read and answered.
+    keys. ``name``: of the worker, None: service, host and pid. ``handler_timeout``: seconds that a handler may run, None:
+    any time; at the limit its caller gets InternalError, and the thread runs on (SABIR-RUN-1). ``traces``: send stack
+    traces to callers (SABIR-WORKER-7). ``max_bytes``, ``max_depth``: limits of what is read and answered.
 
     Raises ValueError or TypeError for an argument outside its grammar. Nothing is sent before start() or run().
     """
@@ -148,6 +234,7 @@ class Server(Methods):
         namespace: str = NAMESPACE,
         name: str | None = None,
         threads: int = 8,
+        handler_timeout: float | None = None,
         traces: bool = False,
         max_bytes: int = MAX_BYTES,
         max_depth: int = MAX_DEPTH,
@@ -160,6 +247,7 @@ class Server(Methods):
         """This worker's id."""
         self._keys = Keys(namespace, service)
         self._threads = threads
+        self._limit = run_limit(handler_timeout)
         self._clock = Clock()
         connect = factory(url, redis)
         self._take_link, self._reply_link, self._beat_link = (Link(connect, self._clock) for _ in range(3))
@@ -167,8 +255,13 @@ class Server(Methods):
         self._dispatcher = Dispatcher(service, self.worker, self, limits, traces, self._clock.now_ms)
         self._take_lock, self._reply_lock = threading.Lock(), threading.Lock()
         self._held = Held()
-        self._found: collections.deque[bytes] = collections.deque()  # of a hand that was read again: not seen before
+        self._lease = Lease()
+        self._found: collections.deque[Taken] = collections.deque()  # of a hand that was read again: not seen before
         self._running: list[threading.Thread] = []
+        self._runs: dict[threading.Thread, tuple[Job, float]] = {}  # what runs, and until when it may (monotonic, s)
+        self._overdue: set[threading.Thread] = set()  # the threads whose handlers have run longer
+        self._runs_lock = threading.Lock()
+        self._failure: RuntimeError | None = None
         self._beat: threading.Thread | None = None
         self._take_trouble, self._reply_trouble = Trouble(service, "take"), Trouble(service, "reply")
         self._take_backoff = Backoff()
@@ -185,7 +278,8 @@ class Server(Methods):
     def run(self, stop_timeout: float | None = 30.0) -> None:
         """Serve until SIGTERM or SIGINT, then stop(stop_timeout); a second signal ends the process at once.
 
-        Has to be called in the main thread.
+        Has to be called in the main thread. Raises RuntimeError when it has stopped because every thread had a handler that
+        ran longer than the limit (SABIR-RUN-2).
         """
 
         signals: queue.SimpleQueue[int] = queue.SimpleQueue()  # an Event's set() in a signal handler could deadlock
@@ -205,6 +299,8 @@ class Server(Methods):
                     continue
                 break
             self.stop(stop_timeout)
+            if self._failure is not None:
+                raise self._failure
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -220,6 +316,11 @@ class Server(Methods):
         ]
         for thread in (self._beat, *self._running):
             thread.start()
+        if self._limit is not None:
+            watch = threading.Thread(
+                target=self._watch, args=(self._limit,), name=f"sabir-{self.service}-watch", daemon=True
+            )
+            watch.start()
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Wait until the first heartbeat was answered. ``timeout``: seconds, None: as long as it takes. Returns whether."""
@@ -228,13 +329,14 @@ class Server(Methods):
     def stop(self, timeout: float | None = None) -> bool:
         """Take nothing more, finish what runs, give back the rest, say goodbye (section 14). Returns whether all ended.
 
-        ``timeout``: seconds, None: as long as the handlers take. What still runs when it has passed stays in the hand.
+        ``timeout``: seconds, None: as long as the handlers take. What still runs when it has passed stays in the hand. A
+        handler that has run longer than its limit was answered, and is not waited for.
         """
         ends = None if timeout is None else time.monotonic() + timeout
         self._stopping.set()
         with self._stop_lock:
             waker = Link(self._take_link.connect, self._clock)
-            while running := [thread for thread in self._running if thread.is_alive()]:
+            while running := [t for t in self._running if t.is_alive() and t not in self._overdue]:
                 if ends is not None and time.monotonic() > ends:
                     self._given_up.set()
                     break
@@ -270,24 +372,36 @@ class Server(Methods):
             pass
 
     def _goodbye(self) -> None:
-        """Give back what was taken and never started; remove the lease if the hand is empty (SABIR-STOP-3, -4)."""
-        link = self._take_link
+        """Give back what was taken and never started; give up the lease if the hand is empty (SABIR-STOP-3, -5)."""
+        link, keys, worker = self._take_link, self._keys, self.worker
         with self._take_lock:
-            try:
-                if not link.is_open:
-                    self._open_take_link()
-                else:
-                    self._read_hand()
-                for _ in self._found:  # they are the newest: nothing was taken since
-                    link.run(commands.give_back(self._keys, self.worker), ANSWER)
-                hand = link.run(commands.read_hand(self._keys, self.worker), ANSWER)[0]
-                if hand:
-                    count = describe(hand) if isinstance(hand, Exception) else len(hand)
-                    log.warning("%s: stopped with elements in hand: %s", self.service, count)
-                else:
-                    link.run(commands.goodbye(self._keys, self.worker), ANSWER)
-            except (LinkLost, LinkRefused) as error:
-                log.warning("%s: no goodbye: %s", self.service, error)
+            for is_last in (False, True):
+                try:
+                    if not link.is_open:
+                        self._open_take_link()
+                    else:
+                        self._read_hand()
+                    for _ in self._found:  # they are the newest: nothing was taken since
+                        link.run(commands.give_back(keys, worker), ANSWER)
+                    answer = self._run_script(link, commands.goodbye(keys, worker))
+                except (LinkLost, LinkRefused) as error:
+                    link.close()
+                    if is_last:
+                        log.warning("%s: no goodbye: %s", self.service, error)
+                    continue
+                if answer == 0:
+                    log.warning("%s: stopped with elements in hand", self.service)
+                return
+
+    @staticmethod
+    def _run_script(link: Link, cmds: Commands) -> Any:
+        """The answer to the script that comes last. Raises LinkLost or LinkRefused."""
+        answer = link.run(cmds, ANSWER)[-1]
+        if commands.is_noscript(answer):
+            answer = link.run(commands.as_eval(cmds), ANSWER)[-1]
+        if isinstance(answer, Exception):
+            raise LinkRefused(answer)
+        return answer
 
     # ---------------------------------------------------------------------------------------------- heartbeat
 
@@ -300,23 +414,22 @@ class Server(Methods):
             try:
                 if not link.is_open:
                     link.open(ANSWER)
+                if not self._ready.is_set():
+                    warn_of_eviction(self.service, link.run(commands.memory(), ANSWER)[0])
                 sent = time.monotonic()
-                answer = link.run(commands.heartbeat(self._keys, self.worker, self._lease_ends()), ANSWER)[-1]
-                if isinstance(answer, Exception):
-                    raise LinkRefused(answer)
-                for fault in faults(answer):
-                    trouble.begin(fault)
+                beat = commands.heartbeat(self._keys, self.worker, self._lease.judges(sent))
+                answer = self._run_script(link, beat)
             except (LinkLost, LinkRefused) as error:
                 link.drop(error)
                 trouble.begin(error)
-                self._silent.wait(min(backoff.pause(), commands.HEARTBEAT_MS / 1000))
+                self._silent.wait(min(backoff.pause(), BEAT_PAUSE))
                 continue
-            if not faults(answer):
-                trouble.end()
-            self._clock.update(answer[0], sent)
+            trouble.end()
             backoff.reset()
+            self._clock.update(answer, sent)
+            pause = beaten(self.service, self._lease, answer, sent)
             self._ready.set()
-            self._silent.wait(max(0, sent + commands.HEARTBEAT_MS / 1000 - time.monotonic()))
+            self._silent.wait(pause)
 
     # ---------------------------------------------------------------------------------------------- take and run
 
@@ -329,26 +442,27 @@ class Server(Methods):
             with self._take_lock:
                 if self._stopping.is_set():
                     return
-                element = self._take()
-            if element is not None:
+                taken = self._take()
+            if taken is not None:
                 try:
-                    self._handle(element)
+                    self._handle(taken)
                 except Exception as fault:  # noqa: BLE001 - a fault of ours: the next element may have more luck
                     # not its text, which may hold parameters (SABIR-SECURITY-1)
                     log.error("%s: an element stays in hand: %s", self.service, type(fault).__name__)  # noqa: TRY400
 
-    def _take(self) -> bytes | None:
+    def _take(self) -> Taken | None:
         """The next element; None: none came, or there was trouble."""
         link, keys, worker, trouble = self._take_link, self._keys, self.worker, self._take_trouble
         try:
             if not link.is_open:
                 self._open_take_link()
             if self._found:
-                taken: bytes | None = self._found.popleft()
+                taken: Taken | None = self._found.popleft()
             else:
                 block = commands.TAKE_BLOCK_MS
+                sent, epoch = time.monotonic(), self._lease.epoch
                 answers = link.run(commands.take(keys, worker, self._lease_ends(), block), block / 1000 + MARGIN)
-                taken = answers[-1] if isinstance(answers[-1], bytes) else None
+                taken = Taken(answers[-1], sent, epoch) if isinstance(answers[-1], bytes) else None
                 # What was taken is run, even if the lease could not be renewed.
                 for answer in answers:
                     if isinstance(answer, Exception):
@@ -359,8 +473,9 @@ class Server(Methods):
                 else:
                     trouble.end()
                     self._take_backoff.reset()
-            if taken is not None and self._stopping.is_set():
-                link.run(commands.give_back(keys, worker), ANSWER)  # SABIR-STOP-3
+            if taken is not None and self._stopping.is_set():  # SABIR-STOP-3
+                if self._lease.covers(taken, time.monotonic()):  # otherwise _goodbye() looks whether it is still there
+                    link.run(commands.give_back(keys, worker), ANSWER)
                 return None
         except (LinkLost, LinkRefused) as error:
             link.drop(error)
@@ -368,7 +483,7 @@ class Server(Methods):
             self._stopping.wait(self._take_backoff.pause())
             return None
         if taken is not None:
-            self._held.add(taken)
+            self._held.add(taken.element)
         return taken
 
     def _open_take_link(self) -> None:
@@ -381,19 +496,95 @@ class Server(Methods):
             raise
 
     def _read_hand(self) -> None:
-        seen = self._held.snapshot()
-        self._found = unseen(self._take_link.run(commands.read_hand(self._keys, self.worker), ANSWER)[0], seen)
+        seen, sent, epoch = self._held.snapshot(), time.monotonic(), self._lease.epoch
+        hand = self._take_link.run(commands.read_hand(self._keys, self.worker), ANSWER)[0]
+        self._found = collections.deque(Taken(element, sent, epoch) for element in unseen(hand, seen))
 
-    def _handle(self, element: bytes) -> None:
-        work = self._dispatcher.receive(element)
+    def _handle(self, taken: Taken) -> None:
+        element = taken.element
+        request: Request | Rejection = self._dispatcher.read(element)
+        lost = 0
+        if isinstance(request, Request) and request.idempotent:  # SABIR-ATTEMPT-1
+            answers = self._ask(commands.ask_attempts(self._keys, request.id))
+            if answers is None:
+                return
+            lost = lost_before(answers[0])
+        while not self._lease.covers(taken, time.monotonic()):  # SABIR-LEASE-3
+            sent, epoch = time.monotonic(), self._lease.epoch
+            answers = self._ask(commands.read_hand(self._keys, self.worker))
+            if answers is None:
+                return
+            if not isinstance(answers[0], list) or element not in answers[0]:
+                log.warning("%s: what was taken has left the hand, and is not started", self.service)
+                self._held.remove(element)
+                return
+            taken.sent, taken.epoch = sent, epoch
+        work: Job | Settled | None = self._dispatcher.receive(element, request, lost)
         if isinstance(work, Job):
-            try:
-                result = work.call()
-            except BaseException as error:  # noqa: BLE001 - whatever it is, the caller hears of it
-                work = self._dispatcher.fail(work, error)
-            else:
-                work = self._dispatcher.finish(work, result)
-        self._settle(work)
+            work = self._run(work)
+        if work is not None:
+            self._settle(work)
+
+    def _run(self, job: Job) -> Settled | None:
+        """Run a handler. None: it has run longer than the limit, and that was settled meanwhile."""
+        thread = threading.current_thread()
+        if self._limit is not None:
+            with self._runs_lock:
+                self._runs[thread] = job, time.monotonic() + self._limit
+        error: BaseException | None = None
+        try:
+            result = job.call()
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, the caller hears of it
+            error = raised
+        if self._limit is not None:
+            with self._runs_lock:
+                run = self._runs.pop(thread, None)
+                self._overdue.discard(thread)
+            if run is None:
+                return None
+            if time.monotonic() >= run[1]:
+                return self._dispatcher.overrun(job, self._limit)
+        return self._dispatcher.finish(job, result) if error is None else self._dispatcher.fail(job, error)
+
+    def _watch(self, limit: float) -> None:
+        """Settle what runs longer than the limit (SABIR-RUN-1), and stop when every thread does (SABIR-RUN-2)."""
+        wait = limit
+        while not self._silent.wait(wait):
+            now = time.monotonic()
+            with self._runs_lock:
+                late = [(thread, job) for thread, (job, ends) in self._runs.items() if ends <= now]
+                for thread, _ in late:
+                    del self._runs[thread]
+                    self._overdue.add(thread)
+                wait = min([ends - now for _, ends in self._runs.values()], default=limit)  # what begins later is due later
+            for _, job in late:
+                self._settle(self._dispatcher.overrun(job, limit))
+            if len(self._overdue) == self._threads and not self._stopping.is_set():
+                self._failure = RuntimeError(f"{self.service}: every handler has run longer than {limit:g} s")
+                log.error("%s; stopping", self._failure)
+                self.stop()
+                return
+
+    def _ask(self, cmds: Commands) -> list[Any] | None:
+        """The answer to a command, however long Redis is away (SABIR-WORKER-6). None: stop() has given up."""
+        link, trouble, backoff = self._reply_link, self._reply_trouble, Backoff()
+        with self._reply_lock:
+            while not self._given_up.is_set():
+                try:
+                    if not link.is_open:
+                        link.open(ANSWER)
+                    answers = link.run(cmds, ANSWER)
+                    refused = refusal(answers[0])
+                    if refused is not None:
+                        raise LinkRefused(refused)
+                except (LinkLost, LinkRefused) as error:
+                    link.drop(error)
+                    trouble.begin(error)
+                    self._given_up.wait(backoff.pause())
+                    continue
+                trouble.end()
+                return answers
+        return None
 
     def _settle(self, settled: Settled) -> None:
         """Write the outcome and acknowledge the element, however long Redis is away (SABIR-LOST-4, SABIR-WORKER-6)."""

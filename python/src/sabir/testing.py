@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from . import errors, messages
@@ -82,6 +82,7 @@ class InProcessClient(_Double):
     """
 
     service: Callable[..., Service] = Client.service
+    retry: Callable[..., Any] = Client.retry
 
     def call(
         self,
@@ -123,6 +124,11 @@ class InProcessClient(_Double):
         self._deliver(self._keys_of(service), element(_WallClock()))
         return id
 
+    def wait_for_service(self, service: str, timeout: float | None = None) -> None:
+        """As ``sabir.Client.wait_for_service()``, but there is nothing to wait for."""
+        seconds(timeout, self._timeout)
+        self._keys_of(service)
+
     def close(self) -> None:
         """As ``sabir.Client.close()``: there is nothing to close."""
 
@@ -153,6 +159,7 @@ class AsyncInProcessClient(_Double):
     """As InProcessClient, with the methods of ``sabir.aio.Client``."""
 
     service: Callable[..., AsyncService] = AsyncClient.service
+    retry: Callable[..., Awaitable[Any]] = AsyncClient.retry
 
     async def call(
         self,
@@ -193,6 +200,11 @@ class AsyncInProcessClient(_Double):
         id, element = notification(method, params, expires, idempotent, traceparent, self._limits)
         await self._deliver(self._keys_of(service), element(_WallClock()))
         return id
+
+    async def wait_for_service(self, service: str, timeout: float | None = None) -> None:
+        """As ``sabir.aio.Client.wait_for_service()``, but there is nothing to wait for."""
+        seconds(timeout, self._timeout)
+        self._keys_of(service)
 
     async def close(self) -> None:
         """As ``sabir.aio.Client.close()``: there is nothing to close."""

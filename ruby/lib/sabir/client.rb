@@ -51,8 +51,7 @@ module Sabir
 
     # @param params [Array, Hash, nil] positional, named, none
     # @param timeout [Numeric, nil] seconds; nil: as the client has it
-    # @param idempotent [Boolean] running it twice does no harm, so it is sent again when a connection is lost, and
-    #   delivered again when its worker is
+    # @param idempotent [Boolean] running it twice does no harm, so it is delivered again when its worker is lost
     # @param traceparent [String, nil] W3C Trace Context; nil: that of the request that is being handled, if any
     # @return [Object] the result
     # @raise [SabirError] what the worker answered, or why there is no answer

@@ -28,7 +28,6 @@ module Sabir
       @waiting = ids.to_h { |id| [id, nil] } # and its element
       @outcomes = {}
       @unsure = [] # the ids of those that are being taken back
-      @copies = 0 # of each element, that may have been pushed
       @attempt = 0
     end
 
@@ -73,14 +72,12 @@ module Sabir
     def pushing
       @waiting = @ids.zip(@elements.call).to_h
       @sent = true
-      @copies += 1
       Commands.push(@keys, @waiting.values)
     end
 
     # @raise [Connection::Refused] it is not
     def pushed(reply)
       @sent = @accepted = !reply.is_a?(Exception)
-      @copies -= 1 unless @sent
       length = Connection.value(reply)
       return unless @bound && length > @bound # [SABIR-QUEUE-1]
 
@@ -110,9 +107,7 @@ module Sabir
     # @param delivered [Integer, Exception] 0: it was never delivered
     # @return [SabirError] what became of one that was taken back: the error, unless that would say too much
     def never_started(error, delivered)
-      return error if delivered.eql?(0) && @copies == 1
-
-      WorkerLost.new("#{error.message}; it was delivered or sent before, and may have run")
+      delivered.eql?(0) ? error : WorkerLost.new("#{error.message}; it was delivered before, and may have run")
     end
 
     def finish(id, outcome)
@@ -126,8 +121,6 @@ module Sabir
       give_up(@excess ? @waiting.keys : @unsure)
       return false if @waiting.empty? || in_vain?(error)
 
-      @risked ||= @sent && !@accepted # it may be in the queue, whatever becomes of the next one [SABIR-LOST-5]
-      @sent &&= @accepted || !@idempotent
       sleep(Connection.pause(@attempt += 1).clamp(0, [left, 0].max))
       left.positive?
     end
@@ -139,7 +132,7 @@ module Sabir
     end
 
     def in_vain?(error)
-      return @accepted || !@idempotent if @sent # [SABIR-LOST-1]
+      return true if @sent # [SABIR-LOST-1]
 
       error.is_a?(Connection::Refused) && !TRANSIENT.match?(error.message) # [SABIR-LOST-5]
     end
@@ -150,7 +143,7 @@ module Sabir
     end
 
     def failure
-      return ConnectionLost.new("connection lost: #{@trouble}") if @sent || @risked
+      return ConnectionLost.new("connection lost: #{@trouble}") if @sent
 
       NotQueued.new("not queued: #{@trouble || "no time left"}")
     end
@@ -278,7 +271,7 @@ module Sabir
     def in_vain?(error) = !@sent && super
 
     def failure
-      return super unless (@sent || @risked) && @line.open?
+      return super unless @sent && @line.open?
 
       CallTimeout.new("no reply in time#{" (#{@trouble})" if @trouble}")
     end

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import signal
 import time
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..driver import DriverError, Manifest
-from .journal import KILL, PAUSE, START, STOP, VACANT, Event, Journal, nobody_serves
+from .journal import END, KILL, PAUSE, START, STOP, VACANT, Event, Journal, nobody_serves
 from .process import Process, Processes
 
 CONCURRENCY: Final = 4
@@ -37,26 +36,40 @@ class Worker:
 
 
 class Fleet:
-    """All workers of a soak. ``tasks``: where its work in the background is done."""
+    """All workers of a soak. ``troubles``: what goes wrong is added; ``tasks``: where work in the background is done."""
 
-    def __init__(self, processes: Processes, url: str, namespace: str, journal: Journal, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self,
+        processes: Processes,
+        manifests: Sequence[Manifest],
+        url: str,
+        namespace: str,
+        journal: Journal,
+        troubles: list[str],
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self.manifests = manifests
         self.workers: list[Worker] = []
         self.coming = 0
         """Workers that are about to begin."""
-        self._processes, self._url, self._namespace, self._journal, self._tasks = processes, url, namespace, journal, tasks
+        self._processes, self._url, self._namespace = processes, url, namespace
+        self._journal, self._troubles, self._tasks = journal, troubles, tasks
         self._warm: dict[str, asyncio.Task[Process]] = {}
         self._pauses: dict[Worker, tuple[Event, asyncio.TimerHandle]] = {}
         self._vacant: dict[str, Event] = {}
         self._starting = asyncio.Semaphore(2)  # a start costs a language up to a second of computing
 
-    async def open(self, manifests: Sequence[Manifest], workers: int, service: str, lonely: str) -> None:
-        """Start so many workers of a service, in turn of each language (the first of each is spared), and one of another."""
-        chosen = list(itertools.islice(itertools.cycle(manifests), workers))
-        spared = [manifest not in chosen[:index] for index, manifest in enumerate(chosen)]
+    async def open(self, workers: int, service: str, lonely: str) -> None:
+        """Start so many workers of a service, the languages in turn, and one of another service.
+
+        The first of each language is spared, if there are more of it.
+        """
+        chosen = list(itertools.islice(itertools.cycle(self.manifests), workers))
+        spared = [manifest not in chosen[:at] and manifest in chosen[at + 1 :] for at, manifest in enumerate(chosen)]
         async with asyncio.TaskGroup() as group:
             for manifest, is_spared in zip(chosen, spared, strict=True):
                 group.create_task(self.add(manifest, service, spared=is_spared))
-            group.create_task(self.add(manifests[-1], lonely))
+            group.create_task(self.add(self.manifests[-1], lonely))
 
     async def add(self, manifest: Manifest, service: str, *, spared: bool = False) -> None:
         """A worker more, in a warm process if there is one. Raises DriverError when none begins to serve."""
@@ -123,33 +136,35 @@ class Fleet:
         for worker in list(self._pauses):
             self._go_on(worker)
 
-    async def stop(self, worker: Worker) -> None:
-        """Have it stop: it gives back what it has not started, finishes what it has, and says goodbye. Raises DriverError."""
+    async def stop(self, worker: Worker, kind: str = STOP) -> None:
+        """Have it stop: it gives back what it has not started, finishes what it has, and says goodbye."""
         worker.state = "stopping"
-        event = self._journal.add(STOP, f"{worker.service}: {worker.process.label} stops", worker.process, lasts=True)
+        event = self._journal.add(kind, f"{worker.service}: {worker.process.label} stops", worker.process, lasts=True)
         self._leaves(worker)
-        await worker.process.asked("stop", STOPPING, namespace=self._namespace, service=worker.service)
+        try:
+            await worker.process.asked("stop", STOPPING, namespace=self._namespace, service=worker.service)
+        except DriverError as error:
+            self._troubles.append(str(error))
         event.until = time.monotonic()
         await worker.process.end()
         self.workers.remove(worker)
 
-    def replace(self, worker: Worker, after: float = 0.0) -> None:
-        """Have another one of its language take its place, so many seconds later."""
-        self._tasks.create_task(self._replace(worker, after))
-
-    async def _replace(self, worker: Worker, after: float) -> None:
+    def replace(self, worker: Worker, after: float = 0.0, manifest: Manifest | None = None) -> None:
+        """Have another one take its place, so many seconds later. ``manifest``: its language; None: the same."""
         self.coming += 1
+        self._tasks.create_task(self._replace(worker.service, after, manifest or worker.process.manifest))
+
+    async def _replace(self, service: str, after: float, manifest: Manifest) -> None:
         try:
             await asyncio.sleep(after)
-            await self.add(worker.process.manifest, worker.service)
+            await self.add(manifest, service)
         finally:
             self.coming -= 1
-        self.warm(worker.process.manifest)
+        self.warm(manifest)
 
     async def close(self) -> None:
-        """Stop all workers, and end what was kept warm. Raises DriverError for one that does not stop."""
+        """Stop all workers, and end what was kept warm."""
         for task in self._warm.values():
-            with contextlib.suppress(DriverError):
-                await (await task).end()
+            await (await task).end()
         self._warm.clear()
-        await asyncio.gather(*(self.stop(worker) for worker in list(self.workers)))
+        await asyncio.gather(*(self.stop(worker, END) for worker in list(self.workers)))

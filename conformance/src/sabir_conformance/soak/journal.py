@@ -9,7 +9,7 @@ from typing import Final
 
 from .process import Process
 
-KILL, PAUSE, STOP, START, VACANT = "kill", "pause", "stop", "start", "vacant"
+KILL, PAUSE, STOP, START, END, VACANT = "kill", "pause", "stop", "start", "end", "vacant"
 CUT, OUTAGE, FLUSH = "cut", "outage", "flush"
 BREAKS: Final = (CUT, OUTAGE)
 """What breaks connections to Redis."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -75,7 +76,7 @@ class Entry:
     """The message of the error; or what is wrong with the result."""
     runs: list[tuple[float, str, Process]] = field(default_factory=list)
     """Each ``invoked`` and ``finished`` of a handler."""
-    dead: list[dict[str, Any]] = field(default_factory=list)
+    dead: Sequence[dict[str, Any]] = ()
     """Its dead letters."""
 
     @property
@@ -113,12 +114,12 @@ class Ledger:
         if entry is None:
             self.strange.append(f"{process.label} {what} a job that nobody sent: {key[:80]!r}")
         else:
-            entry.runs.append((time.monotonic(), what, process))
+            entry.runs.append((time.monotonic(), sys.intern(what), process))
 
     def close(self, entry: Entry, answer: dict[str, Any]) -> None:
         """A request has ended: by what the driver answered."""
         entry.ended = time.monotonic()
-        entry.end = answer["outcome"]
+        entry.end = sys.intern(answer["outcome"])
         if entry.end == RESULT:
             value = answer["value"]
             if len(value) != entry.job.size + 2 or value != _text(entry.job.size):
@@ -140,7 +141,7 @@ class Ledger:
             if entry is None:
                 self.strange.append(f"a dead letter of nothing that was sent: {text[:200]!r}")
             else:
-                entry.dead.append({name: letter[name] for name in ("at", "worker", "error")})
+                entry.dead = [*entry.dead, {name: letter[name] for name in ("at", "worker", "error")}]
 
     def _find(self, key: str) -> Entry | None:
         number = key.partition(":")[0]
@@ -237,18 +238,18 @@ def _expected(entry: Entry, journal: Journal, patience_ms: int) -> bool:
     if entry.end == "Overloaded":
         return bool(job.max_queue)
     if entry.end in ("ConnectionLost", "NotQueued"):
-        return bool(journal.during(start, end, *BREAKS))
+        return job.timeout_ms < patience_ms or bool(journal.during(start, end, *BREAKS))
     return False
 
 
 def _lost_with_its_push(entry: Entry, journal: Journal) -> bool:
-    """A request whose RPUSH had no answer may be nowhere: it is not sent again, unless it is idempotent (SABIR-LOST-1)."""
-    if entry.job.idempotent or entry.runs:
+    """A request whose RPUSH had no answer may be nowhere: it need not be sent again, or may not (SABIR-LOST-1)."""
+    if entry.runs:
         return False
     if entry.job.retry:
         return bool(journal.during(entry.pushed, entry.ended, *BREAKS))
     back = [event.until + 6 for event in journal.during(entry.pushed, entry.pushed, OUTAGE)]  # a reconnect pauses up to 5 s
-    return bool(journal.during(entry.pushed, max([entry.pushed + 2, *back]), *BREAKS))
+    return bool(journal.during(entry.pushed - 0.2, max([entry.pushed + 2, *back]), *BREAKS))
 
 
 def _lost_twice(entry: Entry, journal: Journal) -> bool:

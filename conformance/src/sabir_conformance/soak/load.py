@@ -44,16 +44,17 @@ class Load:
                 group.create_task(self._lane(client, f"{self._seed}/{client.label}/lonely", lonely))
 
     async def _lane(self, client: Process, seed: str, service: str) -> None:
-        chance = random.Random(seed)
+        chance = random.Random(seed)  # noqa: S311 - it is to be drawn from a seed
         features = frozenset(client.hello.get("features", ()))
         is_lonely = service == self._store.services[1]
         while time.monotonic() < self._ends:
             if not is_lonely and "many" in features and chance.random() < 0.08:
-                jobs = [_call(chance, self._patience_ms, frozenset()) for _ in range(chance.randint(2, 24))]
+                jobs = [_call(chance, self._patience_ms, None) for _ in range(chance.randint(2, 24))]
             else:
                 jobs = [draw(chance, self._patience_ms, features)]
             await self._turn(len(jobs))
-            await self._send(client, service, jobs)
+            if not await self._send(client, service, jobs):
+                return
             if is_lonely:
                 await asyncio.sleep(_LONELY_PAUSE)
 
@@ -64,13 +65,14 @@ class Load:
             if wait > 0:
                 await asyncio.sleep(wait)
 
-    async def _send(self, client: Process, service: str, jobs: list[Job]) -> None:
+    async def _send(self, client: Process, service: str, jobs: list[Job]) -> bool:
+        """Send what goes in one push, and wait for its end. Returns whether the client can be used any longer."""
         entries = [self._ledger.open(client, service, job, len(jobs)) for job in jobs]
         place = {
             "url": self._store.url,
             "namespace": self._store.namespace,
             "service": service,
-            "name": client.manifest.name,
+            "name": "soak",
         }
         if len(entries) > 1:
             calls = [{"method": METHOD, "params": params(entry)} for entry in entries]
@@ -81,14 +83,15 @@ class Load:
             async with asyncio.timeout(jobs[0].timeout_ms / 1000 + END + MARGIN + MARGIN):
                 answer = await future
         except TimeoutError:
-            return  # the ledger tells that there was none
+            return True  # the ledger tells that there was none
         except DriverError as error:
             for entry in entries:
                 entry.detail = str(error)
-            return
+            return False
         self._close(entries, answer)
         if answer.get("outcome") not in ("result", "sent", None):
             await asyncio.sleep(_ERROR_PAUSE)
+        return True
 
     def _close(self, entries: list[Entry], answer: dict[str, Any]) -> None:
         outcomes = answer.get("outcomes") or [answer] * len(entries)
@@ -123,22 +126,22 @@ def _arguments(entry: Entry) -> dict[str, Any]:
 
 
 def draw(chance: random.Random, patience_ms: int, features: frozenset[str]) -> Job:
-    """One request: a call, or, of every seven, a notification. ``features``: of the client's driver."""
-    if chance.random() < 1 / 7:
+    """One request: a call, or, of every five, a notification. ``features``: of the client's driver."""
+    if chance.random() < 0.2:
         return _notification(chance, patience_ms)
     return _call(chance, patience_ms, features)
 
 
-def _call(chance: random.Random, patience_ms: int, features: frozenset[str]) -> Job:
-    """Features is empty for a call of many: these have one time-out, and no other options."""
-    fail, is_alone, kind = chance.random() < 0.04, bool(features), chance.random()
+def _call(chance: random.Random, patience_ms: int, features: frozenset[str] | None) -> Job:
+    """One call. ``features`` None: one of many, which have their time-out in common, and no options."""
+    fail, is_alone, kind = chance.random() < 0.04, features is not None, chance.random()
     idempotent = is_alone and chance.random() < 0.4
     if is_alone and kind < 0.006:  # times out while it runs; or, where it had to wait, before
         timeout_ms = chance.randint(50, 400)
         return Job(CALL, timeout_ms + chance.randint(100, 500), _size(chance), idempotent=idempotent, timeout_ms=timeout_ms)
-    if is_alone and kind < 0.015 and "bound" in features:
+    if features is not None and kind < 0.015 and "bound" in features:
         return Job(CALL, 0, SMALL, idempotent=idempotent, timeout_ms=patience_ms, max_queue=chance.randint(1, 3))
-    retry = is_alone and kind > 0.98 and "retry" in features
+    retry = features is not None and kind > 0.98 and "retry" in features
     filler = _log(chance, LARGE) if chance.random() < 0.03 else 0
     return Job(CALL, _ms(chance), _size(chance), filler, fail, idempotent, retry, patience_ms)
 
@@ -147,7 +150,8 @@ def _notification(chance: random.Random, patience_ms: int) -> Job:
     expires_ms = chance.randint(1, 300) if chance.random() < 0.08 else None
     filler = _log(chance, LARGE) if chance.random() < 0.02 else 0
     fail, idempotent = chance.random() < 0.04, chance.random() < 0.4
-    return Job(NOTIFY, _ms(chance), 0, filler, fail, idempotent, False, patience_ms, expires_ms)
+    ms = chance.randint(1, 40) if chance.random() < 0.5 else _ms(chance)
+    return Job(NOTIFY, ms, 0, filler, fail, idempotent, False, patience_ms, expires_ms)
 
 
 def _ms(chance: random.Random) -> int:

@@ -25,6 +25,7 @@ class Growth:
     process: Process
     before: float
     after: float
+    samples: list[int]
 
     @property
     def is_too_much(self) -> bool:
@@ -45,7 +46,8 @@ class Memory:
                 pages = int(Path(f"/proc/{process.pid}/statm").read_text(encoding="ascii").split()[1])
             except (OSError, IndexError):  # it has just ended, or this system has no /proc
                 continue
-            now[process] = [*self._samples.get(process, []), pages * _PAGE]
+            now[process] = self._samples.get(process, [])
+            now[process].append(pages * _PAGE)
         self._samples = now
 
     def growth(self, samples: int) -> list[Growth]:
@@ -55,5 +57,5 @@ class Memory:
             if len(sizes) >= max(samples, 4):
                 quarter = len(sizes) // 4
                 before, after = sizes[quarter : 2 * quarter], sizes[-quarter:]
-                found.append(Growth(process, sum(before) / quarter, sum(after) / quarter))
+                found.append(Growth(process, sum(before) / quarter, sum(after) / quarter, sizes))
         return found

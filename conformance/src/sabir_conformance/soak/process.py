@@ -19,6 +19,9 @@ _STDERR_LINES: Final = 40
 _GRACE: Final = 2.0
 """Seconds that a process has to end by itself when its stdin is closed."""
 
+_ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "2"}
+"""With an arena for each thread, glibc's allocator alone makes a threaded process grow for minutes, and hides what leaks."""
+
 Hear = Callable[["Process", str, str], None]
 """What is told of a handler: the process, ``invoked`` or ``finished``, and the job's key."""
 
@@ -34,6 +37,8 @@ class Process(asyncio.SubprocessProtocol):
         """What the driver did wrong: ended by itself, or said what is no line of a driver. Empty: nothing."""
         self.may_end = False
         """Whether its end is our doing."""
+        self.running = 0
+        """How many handlers it has started and not finished."""
         self.gone = asyncio.Event()
         """It has ended, and all that it said has been read."""
         self._hear = hear
@@ -45,7 +50,7 @@ class Process(asyncio.SubprocessProtocol):
     @property
     def pid(self) -> int:
         assert self._transport is not None
-        return cast(int, self._transport.get_pid())
+        return self._transport.get_pid()
 
     @property
     def alive(self) -> bool:
@@ -119,6 +124,7 @@ class Process(asyncio.SubprocessProtocol):
             message = json.loads(line)
             if "event" in message:
                 if "key" in message:
+                    self.running += 1 if message["event"] == "invoked" else -1
                     self._hear(self, message["event"], message["key"])
                 return
             future = self._pending.pop(message["id"])
@@ -128,9 +134,10 @@ class Process(asyncio.SubprocessProtocol):
         if not future.done():
             future.set_result(message)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         assert self._transport is not None
         code = self._transport.get_returncode() or 0
+        self._transport.close()
         status = f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         if not self.may_end and not self.fault:
             last = next((line for line in reversed(self.stderr) if line.strip()), "")
@@ -167,7 +174,7 @@ class Processes:
                 lambda: process,
                 *argv,
                 cwd=manifest.cwd,
-                env={**os.environ, **manifest.env, "REDIS_URL": self._url},
+                env={**os.environ, **_ENVIRONMENT, **manifest.env, "REDIS_URL": self._url},
                 start_new_session=True,
             )
         except OSError as error:

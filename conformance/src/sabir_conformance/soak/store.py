@@ -78,8 +78,9 @@ class Store:
             own = await self._connection.run("CLIENT", "ID")
             ids = [line.split(" ", 1)[0].removeprefix("id=") for line in listed.splitlines()]
             chosen = [number for number in ids if int(number) != own and chance.random() < share]
-            journal.add(CUT, f"CLIENT KILL of {len(chosen)} of {len(ids) - 1} connections")
+            event = journal.add(CUT, f"CLIENT KILL of {len(chosen)} of {len(ids) - 1} connections", lasts=True)
             await self._connection.run_all([("CLIENT", "KILL", "ID", number) for number in chosen])
+            event.until = asyncio.get_running_loop().time()
 
     async def flush_scripts(self, journal: Journal) -> None:
         """SCRIPT FLUSH."""

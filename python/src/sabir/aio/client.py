@@ -1,12 +1,13 @@
 """The asyncio client: calls of one loop turn leave in one write, and one reader per service wakes the callers.
 
-One connection pushes for all services; each service that is called has an inbox, with a connection and a token of its own.
+One connection pushes for all services, and takes back; each service that is called has an inbox, with a connection and a
+token of its own, which looks for replies, asks whether anybody serves, and judges what nobody serves any more.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -25,16 +26,40 @@ from .._link import (
     describe,
     is_transient,
 )
-from ..client import TIMEOUT, Call, Plan, new_token, no_reply, notification, parameters, seconds
-from ..errors import ApplicationError, application_classes
+from ..client import (
+    ASK,
+    CALM,
+    MAX_QUEUE,
+    TIMEOUT,
+    Call,
+    Looks,
+    Plan,
+    Retries,
+    bound,
+    judged,
+    new_token,
+    no_reply,
+    not_answered,
+    notification,
+    overloaded,
+    parameters,
+    seconds,
+    taken_back,
+    unserved,
+)
+from ..commands import Commands
+from ..errors import ApplicationError, SabirError, application_classes
 from ..keys import NAMESPACE, Keys, check
 from ..messages import MAX_BYTES, MAX_DEPTH, Limits, Params, Response
 
 if TYPE_CHECKING:
     import redis.asyncio as redis_py
 
-_BLOCK: Final = 5.0
-_DRAIN: Final = 1_000
+_DRAIN: Final = 999
+_ALL: Final = 1_000_000
+_TRUST: Final = 30.0  # seconds for which what was read is known to lie at the head: half of the list's expiry
+_POLL: Final = 0.05  # seconds between two looks at a list from which nothing is removed
+_SILENCE: Final = 0.5  # seconds that closing waits for an answer
 _SLOWEST: Final = 1e6  # bytes per second that a push may be as slow as
 
 
@@ -61,44 +86,88 @@ class Service:
 
 
 class _Push:
-    """One RPUSH to be: elements of one service, and the future that its answer resolves."""
+    """One RPUSH to be: elements of one service by their ids, and the future that its answer resolves.
 
-    __slots__ = ("done", "elements", "ends", "keys", "sent", "why")
+    ``inbox``: where the replies of calls come, None: it is a notification.
+    """
 
-    def __init__(self, keys: Keys, elements: list[bytes], ends: float) -> None:
+    __slots__ = ("done", "elements", "ends", "futures", "idempotent", "inbox", "keys", "sent", "why")
+
+    def __init__(
+        self, keys: Keys, elements: dict[str, bytes], ends: float, idempotent: bool, inbox: _Inbox | None = None
+    ) -> None:
         self.keys = keys
         self.elements = elements
         self.ends = ends
+        self.idempotent = idempotent
+        self.inbox = inbox
+        self.futures: dict[str, asyncio.Future[Response]] = {}
+        """Of the replies to calls, by their ids."""
         self.sent = False
         """Whether Redis may have it."""
         self.why = "the time-out has passed"
         """Why it has not been sent."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    def resolve(self, ended: dict[str, Response]) -> None:
+        """It is queued, but for what has ended already: id → how."""
+        error: SabirError | None = None
+        for response in ended.values():
+            if self.inbox is None:
+                error = response.error
+            else:
+                self.inbox.end(response)
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
+
 
 class _Inbox:
     """Waits for the replies of one service, for as long as calls are pending."""
 
-    def __init__(self, keys: Keys, name: str, link: AsyncLink, own: dict[int, type[ApplicationError]]) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        name: str,
+        link: AsyncLink,
+        own: dict[int, type[ApplicationError]],
+        calm: Callable[[], Awaitable[float]],
+    ) -> None:
         self.keys = keys
         self.token = new_token(name)
-        self.pending: dict[str, asyncio.Future[Response]] = {}
+        self.pending: dict[str, _Push] = {}
         self.trouble: Exception | None = None
         """Why there is no waiting at the moment; None: there is."""
         self.retired = False
-        """An old connection may still be waiting for this token: new calls take another one (SABIR-TOKEN-1)."""
-        self._drains = True
+        """An old connection may still be removing what it has read: new calls take another token (SABIR-WAIT-2)."""
+        self.asked = -math.inf
+        """When alive was asked for (monotonic, s)."""
+        self._known, self._known_at = 0, 0.0  # how many replies at the head were read, and when
         self._link = link
         self._own = own
+        self._calm = calm  # since when the connection that pushes has not been interrupted
         self._reader: asyncio.Task[None] | None = None
 
-    def wait_for(self, id: str) -> asyncio.Future[Response]:
-        """A future for the reply to a call that is about to be pushed."""
-        future = asyncio.get_running_loop().create_future()
-        self.pending[id] = future
+    def expect(self, push: _Push) -> None:
+        """Wait for the replies to calls that are about to be pushed, with the question whether anybody serves."""
+        loop = asyncio.get_running_loop()
         if self._reader is None or self._reader.done():
-            self._reader = asyncio.get_running_loop().create_task(self._read(), name="sabir-inbox")
-        return future
+            self.asked = time.monotonic()
+            self._reader = loop.create_task(self._read(), name="sabir-inbox")
+        for id in push.elements:
+            push.futures[id] = loop.create_future()
+            self.pending[id] = push
+
+    def end(self, response: Response) -> None:
+        """End a call."""
+        push = self.pending.pop(response.id, None)
+        if push is not None:  # any other is late (SABIR-REPLY-4)
+            future = push.futures[response.id]
+            if not future.done():
+                future.set_result(response)
 
     async def _read(self) -> None:
         backoff = Backoff()
@@ -106,34 +175,104 @@ class _Inbox:
             try:
                 if not self._link.is_open:  # and go on waiting on the same token (SABIR-LOST-2)
                     self.retired |= not await self._link.open(ANSWER)
-                # What has gathered behind the first reply comes along in the same round trip.
-                drain = commands.drain(self.keys, self.token, _DRAIN) if self._drains else []
-                wait = commands.wait(self.keys, self.token, _BLOCK * 1000)
-                first, *more = await self._link.run(wait + drain, _BLOCK + MARGIN)
-                if isinstance(first, Exception):
-                    raise LinkRefused(first)
+                if time.monotonic() - self.asked >= ASK:
+                    await self._ask()
+                else:
+                    await self._look()
+                if not self.pending:
+                    # Who was answered may call again: then what was read is removed with the next look.
+                    await asyncio.sleep(0)
+                    if not self.pending:
+                        await self._forget(ANSWER)
             except (LinkLost, LinkRefused) as error:
                 self.trouble = error
+                self._known = 0  # nobody knows what was removed: it is read again from the head
                 await self._link.drop(error)
                 await asyncio.sleep(backoff.pause())
                 continue
             self.trouble = None
             backoff.reset()
-            gathered = more[0] if more else None
-            if isinstance(gathered, Exception):  # an ACL may lack LPOP: then each reply takes a round trip
-                self._drains, gathered = False, None
-            for element in itertools.chain(first[1:] if first else (), gathered or ()):
-                reply = messages.decode_reply(element, self._own)
-                future = self.pending.pop(reply.id, None) if reply else None
-                if future is not None and not future.done():  # any other is late (SABIR-REPLY-4)
-                    future.set_result(reply)  # type: ignore[arg-type]
         if self.retired:
             await self._link.close()
+
+    async def _look(self) -> None:
+        """Read replies that have come, or wait for one. They stay until they have been read (SABIR-WAIT-1)."""
+        now = time.monotonic()
+        known = self._known if now - self._known_at < _TRUST and not self.retired else 0
+        cmds = commands.forget_first(self.keys, self.token, known) if known else []
+        block = max(self.asked + ASK - now, 0.001)
+        cmds += commands.wait(self.keys, self.token, block * 1000)
+        # What has gathered behind the first reply comes along in the same round trip.
+        cmds += commands.drain(self.keys, self.token, _ALL if self.retired else _DRAIN)
+        *_, first, gathered = await self._run(cmds, block + MARGIN)
+        self._known = 0
+        if first is None:
+            return
+        self._known, self._known_at = 1 + len(gathered), now
+        for element in (first, *gathered):
+            reply = messages.decode_reply(element, self._own)
+            if reply is not None:
+                self.end(reply)
+        if self.retired:
+            # A late LTRIM of the old connection may remove from the head what was read before it was lost. So that it takes
+            # nothing else, all stays where it is until the token's calls have ended.
+            await asyncio.sleep(_POLL)
+
+    async def _forget(self, timeout: float) -> None:
+        """Remove what was read: nobody waits any more (SABIR-WAIT-2). ``timeout``: seconds. Raises as _run()."""
+        known, self._known = self._known, 0
+        if self.retired:
+            await self._run(commands.forget(self.keys, self.token), timeout)
+        elif known and time.monotonic() - self._known_at < _TRUST:
+            await self._run(commands.forget_first(self.keys, self.token, known), timeout)
+
+    async def _ask(self) -> None:
+        """Ask whether anybody serves; if nobody does, judge what is pending (SABIR-ALIVE-3, -4, -5)."""
+        link, keys = self._link, self.keys
+        self.asked = time.monotonic()
+        if (await link.run(commands.ask_alive(keys), ANSWER))[0] != 0:
+            return
+        if self.asked - max(link.calm, await self._calm()) < CALM:
+            return
+        looks = await link.run(commands.look_alive(keys), ANSWER)
+        # A call whose RPUSH is not answered may not be queued yet; its own EXISTS is under way.
+        calls = [(id, push.elements[id]) for id, push in self.pending.items() if push.done.done()]
+        refused = any(isinstance(look, Exception) for look in looks)  # then it is as if somebody served
+        if refused or looks[1] != 0 or not calls:
+            await self._run(commands.unwatch(), ANSWER)
+            return
+        searches = looks[2] <= commands.SEARCHED
+        try:
+            answer = (await link.run(commands.judge(keys, self.token, calls, searches), ANSWER))[-1]
+        except LinkLost as away:
+            if searches:  # SABIR-ALIVE-6
+                error = not_answered(away)
+                for id, _ in calls:
+                    self.end(Response(id, error=error))
+            raise
+        if isinstance(answer, list):  # otherwise alive is back, or Redis refuses
+            for response in judged(keys, calls, answer, self._own).values():
+                self.end(response)
+            if isinstance(answer[-1], list):
+                self._known, self._known_at = len(answer[-1]), self.asked
+
+    async def _run(self, cmds: Commands, timeout: float) -> list[Any]:
+        """As AsyncLink.run(), but raises LinkRefused for an error reply."""
+        answers = await self._link.run(cmds, timeout)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise LinkRefused(answer)
+        return answers
 
     async def close(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
+        if self._link.is_open and not self.pending:
+            try:
+                await self._forget(_SILENCE)
+            except (LinkLost, LinkRefused):
+                pass
         await self._link.close()
 
 
@@ -152,6 +291,7 @@ class Client:
         name: str = "client",
         timeout: float = TIMEOUT,
         errors: Iterable[type[ApplicationError]] = (),
+        max_queue: int | None = MAX_QUEUE,
         max_bytes: int = MAX_BYTES,
         max_depth: int = MAX_DEPTH,
     ) -> None:
@@ -159,6 +299,7 @@ class Client:
         self._name = check("client", name)
         self._timeout = seconds(timeout, TIMEOUT)
         self._own = application_classes(errors)
+        self._max_queue = bound(max_queue)
         self._limits = Limits(max_bytes, max_depth)
         self._connect = async_factory(url or DEFAULT_URL, redis)
         self._clock = Clock()
@@ -209,6 +350,43 @@ class Client:
         outcomes = await self._exchange(service, plan)
         return [outcome.result if outcome.error is None else outcome.error for outcome in outcomes]
 
+    async def retry(
+        self,
+        service: str,
+        method: str,
+        params: Params = None,
+        timeout: float | None = None,
+        *,
+        idempotent: bool = False,
+        traceparent: str | None = None,
+    ) -> Any:
+        """Call, and call again after an error that lets it (SABIR-RETRY-1); as ``sabir.Client.retry()``."""
+        retries = Retries(seconds(timeout, self._timeout), idempotent)
+        while True:
+            try:
+                return await self.call(
+                    service, method, params, retries.left(), idempotent=idempotent, traceparent=traceparent
+                )
+            except SabirError as error:
+                pause = retries.pause(error)
+            await asyncio.sleep(pause)
+
+    async def wait_for_service(self, service: str, timeout: float | None = None) -> None:
+        """Wait until somebody serves; arguments and errors as ``sabir.Client.wait_for_service()``."""
+        keys = Keys(self._namespace, service)
+        looks = Looks(service, seconds(timeout, self._timeout))
+        while True:
+            await self._connected(looks.ends)
+            try:
+                async with self._link_lock:
+                    alive: Any = (await self._link.run(commands.ask_alive(keys), ANSWER))[0]
+            except LinkLost:
+                alive = 0
+            pause = looks.pause(alive)
+            if pause is None:
+                return
+            await asyncio.sleep(pause)
+
     async def notify(
         self,
         service: str,
@@ -226,7 +404,7 @@ class Client:
         id, element = notification(method, params, expires, idempotent, traceparent, self._limits)
         element(self._clock)
         await self._connected(ends)
-        push = self._push(keys, [element(self._clock)], ends)
+        push = self._push(_Push(keys, {id: element(self._clock)}, ends, idempotent))
         lost: Exception | None = None
         async with _until(ends):
             try:
@@ -264,7 +442,7 @@ class Client:
             if inbox is not None:
                 self._retired = [old for old in (*self._retired, inbox) if old.pending]
             keys = Keys(self._namespace, service)
-            inbox = _Inbox(keys, self._name, AsyncLink(self._connect, self._clock), self._own)
+            inbox = _Inbox(keys, self._name, AsyncLink(self._connect, self._clock), self._own, self._calm)
             self._inboxes[service] = inbox
         if not self._link.is_open or self._clock.is_old():
             plan.elements(inbox.token, self._clock)  # what the encoder refuses is refused before anything is sent
@@ -272,9 +450,10 @@ class Client:
                 await self._connected(plan.ends)
             except errors.NotQueued as error:
                 return [Response(id, error=error) for id in plan.ids]
-        elements = plan.elements(inbox.token, self._clock)
-        futures = [inbox.wait_for(id) for id in plan.ids]
-        push = self._push(inbox.keys, elements, plan.ends)
+        elements = dict(zip(plan.ids, plan.elements(inbox.token, self._clock), strict=True))
+        push = _Push(inbox.keys, elements, plan.ends, plan.idempotent, inbox)
+        inbox.expect(push)
+        self._push(push)
         try:
             async with _until(plan.ends):
                 try:
@@ -283,15 +462,12 @@ class Client:
                     return [Response(id, error=error) for id in plan.ids]
                 except LinkLost:
                     pass  # the requests may be in the queue: wait (SABIR-LOST-1)
-                for future in futures:
+                for future in push.futures.values():
                     await future
-            missing = no_reply(plan, inbox.trouble)
-            if not push.sent:  # SABIR-LOST-5
-                missing = errors.NotQueued(f"the request could not be queued: {push.why}")
             return [
                 # the time-out cancels what was awaited
-                future.result() if future.done() and not future.cancelled() else Response(id, error=missing)
-                for id, future in zip(plan.ids, futures, strict=True)
+                future.result() if future.done() and not future.cancelled() else Response(id, error=_unanswered(plan, push))
+                for id, future in push.futures.items()
             ]
         finally:
             push.done.cancel()
@@ -305,7 +481,7 @@ class Client:
             try:
                 async with asyncio.timeout(max(ends - time.monotonic(), 0)), self._link_lock:
                     if self._link.is_open and await self._link.is_stale():
-                        await self._link.close()
+                        await self._link.interrupted()
                     if not self._link.is_open:
                         await self._link.open(min(max(ends - time.monotonic(), 0.001), ANSWER))
                     elif self._clock.is_old():
@@ -323,9 +499,15 @@ class Client:
                 raise errors.NotQueued(f"no connection to Redis: {reason}") from reason
             await asyncio.sleep(pause)
 
-    def _push(self, keys: Keys, elements: list[bytes], ends: float) -> _Push:
-        """Have elements pushed with all others of this loop turn."""
-        push = _Push(keys, elements, ends)
+    async def _calm(self) -> float:
+        """Since when the connection that pushes has not been interrupted (monotonic, s); an idle one is looked at."""
+        async with self._link_lock:
+            if self._link.is_open and await self._link.is_stale():
+                await self._link.interrupted()
+        return self._link.calm
+
+    def _push(self, push: _Push) -> _Push:
+        """Have requests pushed with all others of this loop turn."""
         self._outgoing.append(push)
         if self._pusher is None:
             self._pusher = asyncio.get_running_loop().create_task(self._send(), name="sabir-push")
@@ -357,30 +539,77 @@ class Client:
         for push in batch:
             push.sent = True
             groups.setdefault(push.keys.requests, []).append(push)
-        cmds = [c for g in groups.values() for c in commands.push(g[0].keys, [e for push in g for e in push.elements])]
-        size = sum(len(element) for push in batch for element in push.elements)
+        cmds: Commands = []
+        size = 0
+        for pushes in groups.values():
+            elements = [element for push in pushes for element in push.elements.values()]
+            size += sum(map(len, elements))
+            cmds += commands.push(pushes[0].keys, elements)
+            if _asks(pushes):
+                cmds += commands.ask_alive(pushes[0].keys)
+        sent = time.monotonic()
         answers: list[Any]
-        try:
-            async with self._link_lock:
+        async with self._link_lock:
+            try:
                 answers = await self._link.run(cmds, ANSWER + size / _SLOWEST)
-        except LinkLost as lost:
-            answers = [lost] * len(groups)
-        for answer, pushes in zip(answers, groups.values(), strict=True):
-            for push in pushes:
-                self._pushed(push, answer)
+            except LinkLost as lost:
+                answers = [lost] * len(cmds)
+            excess: list[tuple[_Push, SabirError]] = []
+            following = iter(answers)
+            for pushes in groups.values():
+                excess += self._pushed(pushes, next(following), next(following) if _asks(pushes) else None, sent)
+            if excess:
+                await self._take_back(excess)
         if any(isinstance(answer, Exception) and is_transient(answer) for answer in answers):
             await self._link.close()
 
-    def _pushed(self, push: _Push, answer: Any) -> None:
-        """Take the answer of an RPUSH."""
-        push.sent = not isinstance(answer, Exception) or (isinstance(answer, LinkLost) and answer.sent)
+    def _pushed(self, pushes: list[_Push], depth: Any, alive: Any, sent: float) -> list[tuple[_Push, SabirError]]:
+        """Take the answers of an RPUSH and of the EXISTS behind it. Returns what has to be taken back, and why."""
+        excess: list[tuple[_Push, SabirError]] = []
+        is_over = type(depth) is int and self._max_queue is not None and depth > self._max_queue
+        for push in pushes:
+            push.sent = not isinstance(depth, Exception) or (isinstance(depth, LinkLost) and depth.sent)
+            inbox = push.inbox
+            if is_over:
+                excess.append((push, overloaded(push.keys, self._max_queue)))
+            elif isinstance(depth, Exception):
+                self._not_pushed(push, depth)
+            elif inbox is None:  # SABIR-ALIVE-7
+                push.resolve({})
+            elif alive == 0:
+                excess.append((push, unserved(push.keys)))
+            else:  # an error reply too: then it is as if somebody served
+                inbox.asked = max(inbox.asked, sent)
+                push.resolve({})
+        return excess
+
+    async def _take_back(self, excess: list[tuple[_Push, SabirError]]) -> None:
+        """Remove what was just pushed, and end what was still there (SABIR-ALIVE-2, -6, SABIR-QUEUE-1)."""
+        parts = [
+            [
+                c
+                for id, e in push.elements.items()
+                for c in commands.take_back(push.keys, e, id if push.idempotent else None)
+            ]
+            for push, _ in excess
+        ]
+        try:
+            answers = await self._link.run([c for part in parts for c in part], ANSWER)
+        except LinkLost as lost:
+            error = not_answered(lost)
+            for push, _ in excess:
+                push.resolve({id: Response(id, error=error) for id in push.elements})
+            return
+        for (push, error), part in zip(excess, parts, strict=True):
+            push.resolve(taken_back(push.keys, list(push.elements), answers[: len(part)], error))
+            del answers[: len(part)]
+
+    def _not_pushed(self, push: _Push, answer: Exception) -> None:
+        """Take a lost connection, or the error reply to an RPUSH."""
         if push.done.done():
             return
         if push.sent:
-            if isinstance(answer, Exception):
-                push.done.set_exception(answer)
-            else:
-                push.done.set_result(None)
+            push.done.set_exception(answer)
         elif isinstance(answer, LinkLost) or is_transient(answer):
             push.why = describe(answer)
             asyncio.get_running_loop().call_later(0.1, self._again, push)  # until its time-out
@@ -392,6 +621,18 @@ class Client:
             self._outgoing.append(push)
             if self._pusher is None:
                 self._pusher = asyncio.get_running_loop().create_task(self._send(), name="sabir-push")
+
+
+def _unanswered(plan: Plan, push: _Push) -> SabirError:
+    """The error of a call whose time-out has passed."""
+    if not push.sent:  # SABIR-LOST-5
+        return errors.NotQueued(f"the request could not be queued: {push.why}")
+    return no_reply(plan, push.inbox.trouble if push.inbox else None)
+
+
+def _asks(pushes: list[_Push]) -> bool:
+    """Whether an RPUSH holds a call, so that alive is asked for behind it (SABIR-ALIVE-1)."""
+    return any(push.inbox is not None for push in pushes)
 
 
 class _until:

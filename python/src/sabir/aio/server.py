@@ -1,4 +1,4 @@
-"""The asyncio server: take, dispatch, reply, heartbeat, drain, with a number of tasks.
+"""The asyncio server: take, dispatch, reply, heartbeat and recovery, drain, with a number of tasks.
 
 Elements that wait are taken together, as many as there is room for; answers that are ready together leave in one write.
 """
@@ -16,10 +16,27 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .. import commands
 from .._link import ANSWER, DEFAULT_URL, MARGIN, AsyncLink, Backoff, Clock, LinkLost, LinkRefused, async_factory, describe
+from ..commands import Commands
 from ..dispatch import Dispatcher, Job, Methods, Settled
 from ..keys import NAMESPACE, Keys
-from ..messages import MAX_BYTES, MAX_DEPTH, Limits
-from ..server import Held, Trouble, default_name, faults, new_worker, refusal, settle, unseen
+from ..messages import MAX_BYTES, MAX_DEPTH, Limits, Rejection, Request
+from ..server import (
+    BEAT_PAUSE,
+    Held,
+    Lease,
+    Taken,
+    Trouble,
+    beaten,
+    default_name,
+    faults,
+    lost_before,
+    new_worker,
+    refusal,
+    run_limit,
+    settle,
+    unseen,
+    warn_of_eviction,
+)
 
 if TYPE_CHECKING:
     import redis.asyncio as redis_py
@@ -27,14 +44,16 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("sabir")
 
 _WRITE_BYTES: Final = 1 << 20  # of answers in one write, about
+_LATE: Final = 4.0  # seconds by which a heartbeat may be late without a warning
+_GRACE: Final = 1.0  # seconds that a cancelled handler has to end
 
 
 class Server(Methods):
     """Serves one service with at most ``concurrency`` handlers at a time, in one event loop.
 
     A handler is a coroutine function, or a function that does not block; one that holds the loop for longer than the
-    lease less a heartbeat (7 s) makes the worker count as dead. The other arguments are those of ``sabir.Server``;
-    ``redis`` is a ``redis.asyncio.Redis``.
+    lease less a heartbeat (7 s) makes the worker count as lost. A handler that runs longer than ``handler_timeout`` is
+    cancelled. The other arguments are those of ``sabir.Server``; ``redis`` is a ``redis.asyncio.Redis``.
     """
 
     def __init__(
@@ -46,6 +65,7 @@ class Server(Methods):
         namespace: str = NAMESPACE,
         name: str | None = None,
         concurrency: int = 100,
+        handler_timeout: float | None = None,
         traces: bool = False,
         max_bytes: int = MAX_BYTES,
         max_depth: int = MAX_DEPTH,
@@ -58,20 +78,29 @@ class Server(Methods):
         """This worker's id."""
         self._keys = Keys(namespace, service)
         self._concurrency = concurrency
+        self._limit = run_limit(handler_timeout)
         self._clock = Clock()
         connect = async_factory(url or DEFAULT_URL, redis)
         self._take_link, self._reply_link, self._beat_link = (AsyncLink(connect, self._clock) for _ in range(3))
         limits = Limits(max_bytes, max_depth)
         self._dispatcher = Dispatcher(service, self.worker, self, limits, traces, self._clock.now_ms)
         self._held = Held()
-        self._found: collections.deque[bytes] = collections.deque()
+        self._lease = Lease()
+        self._found: collections.deque[Taken] = collections.deque()
+        self._checks: set[asyncio.Task[None]] = set()
+        self._unchecked = 0  # elements that are asked about before they are started
         self._running: set[asyncio.Task[None]] = set()
+        self._overdue: set[asyncio.Task[None]] = set()  # those that have run longer than the limit, and were cancelled
+        self._failure: RuntimeError | None = None
+        self._ending: asyncio.Task[bool] | None = None
         self._settled: list[Settled] = []
         self._writer: asyncio.Task[None] | None = None
         self._takes: asyncio.Task[None] | None = None
         self._beats: asyncio.Task[None] | None = None
         self._ready, self._stopping, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._stop_lock, self._stopped = asyncio.Lock(), False
+        self._unknown = False  # whether what was written last may have been executed
+        self._reply_lock, self._stop_lock = asyncio.Lock(), asyncio.Lock()
+        self._stopped = False
 
     def dispatcher(self, clock: Callable[[], int]) -> Dispatcher:
         """What decides about elements, by another clock (ms); for ``sabir.testing``."""
@@ -80,7 +109,11 @@ class Server(Methods):
     # ---------------------------------------------------------------------------------------------- start and stop
 
     async def run(self, stop_timeout: float | None = 30.0) -> None:
-        """Serve until SIGTERM or SIGINT, then stop(stop_timeout); a second signal ends the process at once."""
+        """Serve until SIGTERM or SIGINT, then stop(stop_timeout); a second signal ends the process at once.
+
+        Raises RuntimeError when it has stopped because as many handlers as can run at once ran longer than the limit, and
+        did not end when they were cancelled (SABIR-RUN-2).
+        """
         loop = asyncio.get_running_loop()
 
         def on_signal(number: int) -> None:
@@ -96,6 +129,8 @@ class Server(Methods):
                 await self._stopping.wait()
             finally:  # also when the task is cancelled
                 await self.stop(stop_timeout)
+            if self._failure is not None:
+                raise self._failure
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
@@ -120,30 +155,34 @@ class Server(Methods):
         """Take nothing more, finish what runs, give back the rest, say goodbye (section 14). Returns whether all ended.
 
         ``timeout``: seconds, None: as long as the handlers take. What still runs when it has passed is cancelled, and
-        stays in the hand.
+        stays in the hand. A handler that has run longer than its limit was answered, and is not waited for.
         """
         self._stopping.set()
         self._room.set()
         async with self._stop_lock:
             if self._stopped or self._beats is None:
-                return not self._running
+                return not self._busy()
             all_ended = True
             try:
                 async with asyncio.timeout(timeout):
                     await self._end_takes()
-                    while self._running or self._writer:
-                        await asyncio.wait([*self._running, *([self._writer] if self._writer else [])])
+                    while busy := self._busy():
+                        await asyncio.wait(busy)
             except TimeoutError:
                 all_ended = False
-            tasks = [t for t in (self._takes, self._beats, self._writer, *self._running) if t is not None]
+            tasks = [t for t in (self._takes, self._beats, self._writer, *self._checks, *self._running) if t is not None]
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.wait(tasks, timeout=_GRACE)
             await self._goodbye()
             for link in (self._take_link, self._reply_link, self._beat_link):
                 await link.close()
             self._stopped = True
             return all_ended
+
+    def _busy(self) -> set[asyncio.Task[None]]:
+        """What has to end before the worker may go."""
+        return (self._running - self._overdue) | self._checks | ({self._writer} if self._writer else set())
 
     async def __aenter__(self) -> Server:
         self.start()
@@ -172,23 +211,35 @@ class Server(Methods):
             await waker.close()
 
     async def _goodbye(self) -> None:
-        """Give back what was taken and never started; remove the lease if the hand is empty (SABIR-STOP-3, -4)."""
-        link = self._take_link
-        try:
-            if not link.is_open:
-                await self._open_take_link()
-            else:
-                await self._read_hand()
-            for _ in self._found:  # they are the newest: nothing was taken since
-                await link.run(commands.give_back(self._keys, self.worker), ANSWER)
-            hand = (await link.run(commands.read_hand(self._keys, self.worker), ANSWER))[0]
-            if hand:
-                count = describe(hand) if isinstance(hand, Exception) else len(hand)
-                log.warning("%s: stopped with elements in hand: %s", self.service, count)
-            else:
-                await link.run(commands.goodbye(self._keys, self.worker), ANSWER)
-        except (LinkLost, LinkRefused) as error:
-            log.warning("%s: no goodbye: %s", self.service, error)
+        """Give back what was taken and never started; give up the lease if the hand is empty (SABIR-STOP-3, -5)."""
+        link, keys, worker = self._take_link, self._keys, self.worker
+        for is_last in (False, True):
+            try:
+                if not link.is_open:
+                    await self._open_take_link()
+                else:
+                    await self._read_hand()
+                for _ in self._found:  # they are the newest: nothing was taken since
+                    await link.run(commands.give_back(keys, worker), ANSWER)
+                answer = await self._run_script(link, commands.goodbye(keys, worker))
+            except (LinkLost, LinkRefused) as error:
+                await link.close()
+                if is_last:
+                    log.warning("%s: no goodbye: %s", self.service, error)
+                continue
+            if answer == 0:
+                log.warning("%s: stopped with elements in hand", self.service)
+            return
+
+    @staticmethod
+    async def _run_script(link: AsyncLink, cmds: Commands) -> Any:
+        """The answer to the script that comes last. Raises LinkLost or LinkRefused."""
+        answer = (await link.run(cmds, ANSWER))[-1]
+        if commands.is_noscript(answer):
+            answer = (await link.run(commands.as_eval(cmds), ANSWER))[-1]
+        if isinstance(answer, Exception):
+            raise LinkRefused(answer)
+        return answer
 
     # ---------------------------------------------------------------------------------------------- heartbeat
 
@@ -201,24 +252,26 @@ class Server(Methods):
             try:
                 if not link.is_open:
                     await link.open(ANSWER)
+                if not self._ready.is_set():
+                    warn_of_eviction(self.service, (await link.run(commands.memory(), ANSWER))[0])
                 sent = time.monotonic()
-                beat = commands.heartbeat(self._keys, self.worker, self._lease_ends())
-                answer = (await link.run(beat, ANSWER))[-1]
-                if isinstance(answer, Exception):
-                    raise LinkRefused(answer)
-                for fault in faults(answer):
-                    trouble.begin(fault)
+                beat = commands.heartbeat(self._keys, self.worker, self._lease.judges(sent))
+                answer = await self._run_script(link, beat)
             except (LinkLost, LinkRefused) as error:
                 await link.drop(error)
                 trouble.begin(error)
-                await asyncio.sleep(min(backoff.pause(), commands.HEARTBEAT_MS / 1000))
+                await asyncio.sleep(min(backoff.pause(), BEAT_PAUSE))
                 continue
-            if not faults(answer):
-                trouble.end()
-            self._clock.update(answer[0], sent)
+            trouble.end()
             backoff.reset()
+            self._clock.update(answer, sent)
+            pause = beaten(self.service, self._lease, answer, sent)
             self._ready.set()
-            await asyncio.sleep(max(0, sent + commands.HEARTBEAT_MS / 1000 - time.monotonic()))
+            due = time.monotonic() + pause
+            await asyncio.sleep(pause)
+            late = time.monotonic() - due
+            if late > _LATE:
+                log.warning("%s: a heartbeat is %.1f s late: something has held the event loop", self.service, late)
 
     # ---------------------------------------------------------------------------------------------- take and run
 
@@ -228,7 +281,8 @@ class Server(Methods):
         more = 0  # elements to ask for beyond the first: as many as there seem to wait
         while not self._stopping.is_set():
             # Room to start (SABIR-WORKER-3); and answers that Redis does not take don't pile up.
-            room = min(self._concurrency - len(self._running), 2 * self._concurrency - len(self._held))
+            room = self._concurrency - len(self._running) - self._unchecked
+            room = min(room, 2 * self._concurrency - len(self._held))
             if room <= 0:
                 self._room.clear()
                 await self._room.wait()
@@ -241,13 +295,7 @@ class Server(Methods):
                 await self._pause(backoff.pause())
                 continue
             more = 2 * more + 1 if len(taken) > more else max(len(taken) - 1, 0)
-            for element in taken:
-                self._held.add(element)
-                try:
-                    self._begin(element)
-                except Exception as fault:  # noqa: BLE001 - a fault of ours: the next element may have more luck
-                    # not its text, which may hold parameters (SABIR-SECURITY-1)
-                    log.error("%s: an element stays in hand: %s", self.service, type(fault).__name__)  # noqa: TRY400
+            self._admit(taken)
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -255,7 +303,7 @@ class Server(Methods):
         except TimeoutError:
             pass
 
-    async def _take(self, more: int, trouble: Trouble, backoff: Backoff) -> list[bytes]:
+    async def _take(self, more: int, trouble: Trouble, backoff: Backoff) -> list[Taken]:
         """The next elements: up to ``more`` beyond the first, or none. Raises LinkLost or LinkRefused."""
         link, keys, worker = self._take_link, self._keys, self.worker
         if not link.is_open:
@@ -265,8 +313,9 @@ class Server(Methods):
         else:
             block = commands.TAKE_BLOCK_MS
             cmds = commands.take(keys, worker, self._lease_ends(), block) + commands.take_more(keys, worker) * more
+            sent, epoch = time.monotonic(), self._lease.epoch
             answers = await link.run(cmds, block / 1000 + MARGIN)
-            taken = [answer for answer in answers if isinstance(answer, bytes)]
+            taken = [Taken(answer, sent, epoch) for answer in answers if isinstance(answer, bytes)]
             # What was taken is run, even if the lease could not be renewed.
             refused = next((answer for answer in answers if isinstance(answer, Exception)), None)
             if refused is None:
@@ -277,7 +326,8 @@ class Server(Methods):
             else:
                 raise LinkRefused(refused)
         if self._stopping.is_set():  # SABIR-STOP-3
-            for _ in taken:
+            now = time.monotonic()
+            for _ in [one for one in taken if self._lease.covers(one, now)]:  # _goodbye() looks for the others in the hand
                 await link.run(commands.give_back(keys, worker), ANSWER)
             return []
         return taken
@@ -292,29 +342,123 @@ class Server(Methods):
             raise
 
     async def _read_hand(self) -> None:
-        seen = self._held.snapshot()
+        seen, sent, epoch = self._held.snapshot(), time.monotonic(), self._lease.epoch
         hand = (await self._take_link.run(commands.read_hand(self._keys, self.worker), ANSWER))[0]
-        self._found = unseen(hand, seen)
+        self._found = collections.deque(Taken(element, sent, epoch) for element in unseen(hand, seen))
 
-    def _begin(self, element: bytes) -> None:
-        work = self._dispatcher.receive(element)
+    def _admit(self, taken: list[Taken]) -> None:
+        """Begin what was taken, or ask about it first: all that came together in one write."""
+        now = time.monotonic()
+        doubtful: list[tuple[Taken, Request | Rejection]] = []
+        for one in taken:
+            self._held.add(one.element)
+            request = self._dispatcher.read(one.element)
+            if (isinstance(request, Request) and request.idempotent) or not self._lease.covers(one, now):
+                doubtful.append((one, request))
+            else:
+                self._begin(one.element, request, 0)
+        if doubtful:
+            self._unchecked += len(doubtful)
+            check = asyncio.get_running_loop().create_task(self._check(doubtful), name=f"sabir-{self.service}-check")
+            self._checks.add(check)
+            check.add_done_callback(self._checks.discard)
+
+    async def _check(self, doubtful: list[tuple[Taken, Request | Rejection]]) -> None:
+        """Ask how often idempotent requests were lost (SABIR-ATTEMPT-1), and what the hand still holds (SABIR-LEASE-3)."""
+        try:
+            asked = [r.id for _, r in doubtful if isinstance(r, Request) and r.idempotent]
+            cmds = [command for id in asked for command in commands.ask_attempts(self._keys, id)]
+            answers = await self._ask(cmds) if cmds else []
+            lost = {id: lost_before(answer) for id, answer in zip(asked, answers, strict=True)}
+            left = [one for one, _ in doubtful]
+            while unsure := [one for one in left if not self._lease.covers(one, time.monotonic())]:
+                sent, epoch = time.monotonic(), self._lease.epoch
+                hand = (await self._ask(commands.read_hand(self._keys, self.worker)))[0]
+                for one in unsure:
+                    if isinstance(hand, list) and one.element in hand:
+                        one.sent, one.epoch = sent, epoch
+                    else:
+                        log.warning("%s: what was taken has left the hand, and is not started", self.service)
+                        self._held.remove(one.element)
+                        left.remove(one)
+        finally:
+            self._unchecked -= len(doubtful)
+            self._room.set()
+        for one, request in doubtful:
+            if any(one is other for other in left):
+                self._begin(one.element, request, lost.get(request.id or "", 0))
+
+    async def _ask(self, cmds: Commands) -> list[Any]:
+        """The answers to commands, however long Redis is away (SABIR-WORKER-6)."""
+        trouble, backoff = Trouble(self.service, "question"), Backoff()
+        while True:
+            try:
+                async with self._reply_lock:
+                    if not self._reply_link.is_open:
+                        await self._reply_link.open(ANSWER, patient=self._unknown)
+                    answers = await self._reply_link.run(cmds, ANSWER)
+                refused = next((r for r in map(refusal, answers) if r is not None), None)
+                if refused is not None:
+                    raise LinkRefused(refused)
+            except (LinkLost, LinkRefused) as error:
+                await self._reply_link.drop(error)
+                trouble.begin(error)
+                await asyncio.sleep(backoff.pause())
+                continue
+            trouble.end()
+            return answers
+
+    def _begin(self, element: bytes, request: Request | Rejection, lost: int) -> None:
+        try:
+            work = self._dispatcher.receive(element, request, lost)
+        except Exception as fault:  # noqa: BLE001 - a fault of ours: the next element may have more luck
+            # not its text, which may hold parameters (SABIR-SECURITY-1)
+            log.error("%s: an element stays in hand: %s", self.service, type(fault).__name__)  # noqa: TRY400
+            return
         if isinstance(work, Settled):
             self._settle(work)
             return
         task = asyncio.get_running_loop().create_task(self._handle(work), name=f"sabir-{self.service}-handler")
         self._running.add(task)
         task.add_done_callback(self._ended)
+        if self._limit is not None:
+            timer = asyncio.get_running_loop().call_later(self._limit, self._overrun, task, work, self._limit)
+            task.add_done_callback(lambda _: timer.cancel())
+
+    def _overrun(self, task: asyncio.Task[None], job: Job, limit: float) -> None:
+        """Settle what runs longer than the limit, and cancel it (SABIR-RUN-1)."""
+        self._overdue.add(task)
+        self._settle(self._dispatcher.overrun(job, limit))
+        task.cancel()
+        asyncio.get_running_loop().call_later(_GRACE, self._look_hung, limit)
+
+    def _look_hung(self, limit: float) -> None:
+        """Stop when every place is taken by a handler that does not end (SABIR-RUN-2)."""
+        if len(self._overdue) == self._concurrency and not self._stopping.is_set():
+            self._failure = RuntimeError(f"{self.service}: every handler has run longer than {limit:g} s")
+            log.error("%s; stopping", self._failure)
+            self._ending = asyncio.get_running_loop().create_task(self.stop(), name=f"sabir-{self.service}-stop")
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        self._overdue.discard(task)
         self._room.set()
 
     async def _handle(self, job: Job) -> None:
+        ends = None if self._limit is None else time.monotonic() + self._limit
+        error: BaseException | None = None
+        result: Any = None
         try:
             result = await job.call_async()
-        except BaseException as error:
-            if self._stopping.is_set() and isinstance(error, asyncio.CancelledError):
-                raise  # stop() has waited long enough
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, the caller hears of it
+            error = raised
+        if self._overdue and asyncio.current_task() in self._overdue:
+            return  # and was settled
+        if self._stopping.is_set() and isinstance(error, asyncio.CancelledError):
+            raise error  # stop() has waited long enough
+        if ends is not None and self._limit is not None and time.monotonic() >= ends:  # it has held the loop
+            self._settle(self._dispatcher.overrun(job, self._limit))
+        elif error is not None:
             self._settle(self._dispatcher.fail(job, error))
         else:
             self._settle(self._dispatcher.finish(job, result))
@@ -346,23 +490,23 @@ class Server(Methods):
     async def _write(self, batch: list[Settled], trouble: Trouble) -> None:
         """Write outcomes and acknowledge their elements, however long Redis is away (SABIR-LOST-4, SABIR-WORKER-6)."""
         link, backoff = self._reply_link, Backoff()
-        unknown = False
         while batch:
             try:
-                if not link.is_open:
-                    await link.open(ANSWER, patient=unknown)
-                if unknown:
-                    hand = (await link.run(commands.read_hand(self._keys, self.worker), ANSWER))[0]
-                    if isinstance(hand, Exception):
-                        raise LinkRefused(hand)
-                    for settled in [s for s in batch if s.element not in hand]:
-                        batch.remove(settled)
-                        self._held.remove(settled.element)
-                    unknown = False
-                    continue
-                batch = await self._write_once(batch)
+                async with self._reply_lock:
+                    if not link.is_open:
+                        await link.open(ANSWER, patient=self._unknown)
+                    if self._unknown:
+                        hand = (await link.run(commands.read_hand(self._keys, self.worker), ANSWER))[0]
+                        if isinstance(hand, Exception):
+                            raise LinkRefused(hand)
+                        for settled in [s for s in batch if s.element not in hand]:
+                            batch.remove(settled)
+                            self._held.remove(settled.element)
+                        self._unknown = False
+                        continue
+                    batch = await self._write_once(batch)
             except (LinkLost, LinkRefused) as error:
-                unknown = unknown or not isinstance(error, LinkLost) or error.sent
+                self._unknown = self._unknown or not isinstance(error, LinkLost) or error.sent
                 await link.drop(error)
                 trouble.begin(error)
                 await asyncio.sleep(backoff.pause())
