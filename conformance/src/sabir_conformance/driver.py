@@ -275,6 +275,8 @@ class Driver:
             self._pending[message["id"]].set_result(message)
         elif message["id"] in self._given_up:
             self._given_up.remove(message["id"])
+        elif message["id"] in self._pending and self._pending[message["id"]].cancelled():
+            pass  # its case is over, which the one who asked is about to learn
         else:
             again = message["id"] in self._answered or message["id"] in self._pending
             blamed = any(not future.done() for future in self._pending.values())

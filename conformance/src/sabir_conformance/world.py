@@ -195,15 +195,16 @@ class World:
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def poll(self, what: str, look: Any, seconds: float = WAIT) -> Any:
-        """Look until something is there. Raises Failed, naming what was waited for."""
-        ends = time.monotonic() + seconds
+        """Look until something is there, less often the longer it takes. Raises Failed, naming what was waited for."""
+        begin = time.monotonic()
         while True:
             found = await look()
             if found:
                 return found
-            if time.monotonic() > ends:
+            waited = time.monotonic() - begin
+            if waited > seconds:
                 raise Failed(f"expected {what} within {seconds:g} s, got nothing")
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(min(max(0.005, waited / 20), 0.1))
 
     # ------------------------------------------------------------------------------------------------ elements
 

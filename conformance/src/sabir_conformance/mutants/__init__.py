@@ -28,11 +28,15 @@ AREAS: Final = (
     "server.times",
     "server.dead",
     "server.ends",
+    "server.recovery",
+    "server.delivery",
     "client.names",
     "client.requests",
     "client.calls",
     "client.errors",
     "client.lost",
+    "client.service",
+    "client.waiting",
 )
 """The modules that register mutants, in the order in which they are listed."""
 

@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import json
 import multiprocessing
+import operator
 import os
 import random
 import sys
@@ -24,14 +25,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ..driver import DriverError, Manifest
-from ..run import FAIL, HARNESS, PASS, Result, run_driver
+from ..run import CASE_LIMIT, FAIL, HARNESS, PASS, Result, run_driver
 from ..server import Redis, provide
 from ..session import Requirement, requirements
 from ..suite import all_cases
 from . import CONTROLS, VARIABLE, Mutant, all_mutants
 
 DRIVER: Final = Path(__file__).parents[3] / "drivers" / "python" / "driver.json"
-SAMPLE: Final = 12
+SAMPLE: Final = 8
 """How many cases that have nothing to do with a mutant are run with it."""
 
 AGAIN: Final = 10
@@ -82,7 +83,7 @@ def is_long(case: dict[str, Any]) -> bool:
             or (name not in {"outcome", "stop"} and spec.get("within_s", 0) >= 4)
         )
 
-    return "limit_s" in case or any(map(slow, case["steps"]))
+    return case.get("slow", False) or "limit_s" in case or any(map(slow, case["steps"]))
 
 
 @functools.cache
@@ -100,12 +101,14 @@ def sample(role: str) -> tuple[str, ...]:
 
 
 def cases_for(mutant: Mutant) -> list[dict[str, Any]]:
-    """Its killer, the control, what cites its rule, and the sample."""
-    wanted = {mutant.killed_by, CONTROLS[mutant.role], *sample(mutant.role)}
+    """Its killer, the control, what cites its rule, and of the sample what must not fail."""
+    needed, others = {mutant.killed_by, CONTROLS[mutant.role]}, sample(mutant.role)
     return [
         case
         for case in all_cases()
-        if case["role"] == mutant.role and (case["id"] in wanted or (mutant.rule in case["rules"] and not is_long(case)))
+        if case["id"] in needed
+        or (case["role"] == mutant.role and mutant.rule in case["rules"] and not is_long(case))
+        or (case["id"] in others and not _is_expected(case, mutant))
     ]
 
 
@@ -172,9 +175,12 @@ def chosen(keyword: str) -> list[Mutant]:
         for m in all_mutants().values()
         if not keyword or any(keyword.lower() in text.lower() for text in (m.name, m.rule, m.killed_by))
     ]
-    # Those with long cases first, so that the rest fills up the time beside them.
-    long = {case["id"] for case in all_cases() if is_long(case)}
-    return sorted(found, key=lambda m: m.killed_by not in long)
+    # Those that wait, the longest first, spread evenly among those that compute.
+    waits = {case["id"]: case.get("limit_s", CASE_LIMIT) for case in all_cases() if is_long(case)}
+    waiting = sorted((m for m in found if m.killed_by in waits), key=lambda m: -waits[m.killed_by])
+    computing = [m for m in found if m.killed_by not in waits]
+    places = [(n / len(group), m) for group in (waiting, computing) for n, m in enumerate(group)]
+    return [m for _, m in sorted(places, key=operator.itemgetter(0))]
 
 
 def trials(mutants: list[Mutant], manifest: Manifest, redis: Redis, jobs: int) -> Iterator[Trial]:
@@ -212,7 +218,7 @@ def unproven(killed: dict[str, list[str]]) -> list[Requirement]:
 
 def default_jobs() -> int:
     """So many mutants side by side: most of their time they wait."""
-    return 3 * (os.cpu_count() or 2)
+    return 6 * (os.cpu_count() or 2)
 
 
 def run(

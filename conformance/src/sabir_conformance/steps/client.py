@@ -198,7 +198,10 @@ async def outcome(world: World, spec: dict[str, Any]) -> None:
     if "data" in spec and not same(json.loads(answer.get("data", "null")), spec["data"]):
         raise Failed(f"call {label}: expected the data {json.dumps(spec['data'])}, got {_short(answer)}")
     if "many" in spec:
-        for wanted, got in zip(spec["many"], answer.get("outcomes", []), strict=True):
+        outcomes = answer.get("outcomes", [])
+        if len(outcomes) != len(spec["many"]):
+            raise Failed(f"call {label}: expected {len(spec['many'])} outcomes, got {_short(answer)}")
+        for wanted, got in zip(spec["many"], outcomes, strict=True):
             if "result" in wanted and (
                 got.get("outcome") != "result" or not same(json.loads(got["value"]), wanted["result"])
             ):

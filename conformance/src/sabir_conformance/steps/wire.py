@@ -36,7 +36,8 @@ async def wire(world: World, spec: dict[str, Any]) -> None:
             except TimeoutError:
                 pass
         if not right():
-            raise Failed(f"wire: expected {rule}, got {len(commands_of(world, rule['of']))}")
+            seen = commands_of(world, rule["of"], spec.get("since_mark", False))
+            raise Failed(f"wire: expected {rule}, got {len(seen)}")
         return
     try:
         await world.proxy.wait_for(lambda: _sequence(world, spec), spec.get("within_s", WAIT))

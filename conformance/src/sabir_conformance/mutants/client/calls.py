@@ -7,25 +7,21 @@ import time
 from typing import Any
 
 import orjson
-from sabir import _link, errors, messages
 from sabir import client as shell
-from sabir.client import Client
+from sabir import errors, messages
+from sabir.client import _Exchange
 from sabir.messages import Response
 
 from .. import Original, mutant, wrap
-from ..both import first_wins
+from ..both import first_wins, sending
 from .shared import knowing, reading, waiting, writing
 
 
 @mutant("SABIR-CALL-2", "client/time-outs/silence", "SABIR-CALL-6", "SABIR-TRANSPORT-1", "SABIR-REPLY-4")
 def ends_late() -> None:
     """A wait blocks for 5 s, though less is left of the time-out."""
-
-    @wrap(Client, "_block")
-    def block(original: Original[float], left: float) -> float:
-        return 5.0
-
-    shell._SILENCE = 10.0  # type: ignore[misc]
+    sending("wait", lambda cmds: [(*cmds[0][:-1], "5")])
+    shell._SILENCE = shell.MARGIN = 10.0  # type: ignore[misc, attr-defined]
 
 
 @mutant("SABIR-CALL-2", "client/replies/prompt", "client/*", "vectors/*")
@@ -84,14 +80,11 @@ def calls_a_time_out_lost() -> None:
 def waits_for_notifications() -> None:
     """A notification waits a second and a half for an answer."""
 
-    @wrap(Client, "_push")
-    def push(original: Any, self: Any, line: Any, *args: Any, waits: bool) -> Any:
-        block = original(self, line, *args, waits=True)
-        if not waits:
-            try:
-                line.link.read(1.5)
-            except _link.LinkLost:
-                pass
+    @wrap(_Exchange, "push")
+    def push(original: Any, self: Any, *args: Any) -> Any:
+        block = original(self, *args)
+        if self._token is None:
+            time.sleep(1.5)
         return block
 
 

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from sabir import _link, commands, errors
-from sabir.client import Client
+from sabir.client import _Exchange, _Line
 
 from .. import mutant, wrap
 
@@ -16,13 +16,13 @@ from .. import mutant, wrap
 def pushes_again() -> None:
     """A push without an answer is sent again."""
 
-    @wrap(Client, "_push")
-    def push(original: Any, self: Any, line: Any, place: Any, elements: Any, ends: float, **kwargs: Any) -> Any:
+    @wrap(_Exchange, "push")
+    def push(original: Any, self: Any, *args: Any) -> Any:
         try:
-            return original(self, line, place, elements, ends, **kwargs)
+            return original(self, *args)
         except errors.ConnectionLost:
-            self._connected(line, ends)
-            return original(self, line, place, elements, ends, **kwargs)
+            self._line.connect(self._ends)
+            return original(self, *args)
 
 
 @mutant("SABIR-LOST-2", "client/trouble/wait-cut", "SABIR-LOST-1", "SABIR-TOKEN-1", "SABIR-CALL-2")
@@ -30,11 +30,13 @@ def does_not_connect_again() -> None:
     """A connection that is lost while a call waits ends the call."""
     state = threading.local()
 
-    @wrap(Client, "_collect")
+    @wrap(_Exchange, "collect")
     def collect(original: Any, *args: Any) -> Any:
         state.waits = True
         try:
             return original(*args)
+        except errors.ConnectionLost as lost:
+            return lost
         finally:
             state.waits = False
 
@@ -64,8 +66,8 @@ def calls_a_refusal_lost() -> None:
 def calls_a_redis_that_is_away_a_time_out() -> None:
     """A time-out before anything could be sent ends with CallTimeout."""
 
-    @wrap(Client, "_connected")
-    def connected(original: Any, *args: Any) -> None:
+    @wrap(_Line, "connect")
+    def connect(original: Any, *args: Any) -> None:
         try:
             original(*args)
         except errors.NotQueued as error:
@@ -80,3 +82,18 @@ def logs_requests() -> None:
     def push(original: Any, place: Any, elements: Any) -> Any:
         logging.getLogger("sabir").warning("pushing %s", elements)
         return original(place, elements)
+
+
+@mutant("SABIR-LOST-1", "client/trouble/push-cut-after-idempotent")
+def pushes_idempotent_calls_again() -> None:
+    """The push of an idempotent call without an answer is sent again."""
+
+    @wrap(_Exchange, "push")
+    def push(original: Any, self: Any, *args: Any) -> Any:
+        try:
+            return original(self, *args)
+        except errors.ConnectionLost:
+            if not self._idempotent:
+                raise
+            self._line.connect(self._ends)
+            return original(self, *args)

@@ -24,7 +24,8 @@ def waits_for_less_than_a_millisecond() -> None:
 
     @wrap(commands, "wait")
     def wait(original: Original[list[Any]], place: Any, token: str, block_ms: float) -> list[Any]:
-        return [("BLPOP", place.reply(token), "0.0005")] if block_ms <= 1 else original(place, token, block_ms)
+        cmds = original(place, token, block_ms)
+        return [(*cmds[0][:-1], "0.0005")] if block_ms <= 1 else cmds
 
 
 @mutant("SABIR-TRANSPORT-2", "client/trouble/wait-silence", "SABIR-CALL-2", "SABIR-LOST-1")
@@ -37,9 +38,9 @@ def waits_on_silence_for_ever() -> None:
 
 
 @mutant("SABIR-KEY-1", "client/requests/only-its-keys")
-def waits_on_a_second_key() -> None:
-    """A wait is for two keys, of which one is not in the table."""
-    sending("wait", lambda cmds: [(cmds[0][0], cmds[0][1] + ":control", *cmds[0][1:])])
+def asks_for_a_second_key() -> None:
+    """Whether anybody serves is asked of two keys, of which one is not in the table."""
+    sending("ask_alive", lambda cmds: [(*cmds[0], cmds[0][1].removesuffix("alive") + "attempts:control")])
 
 
 @mutant("SABIR-KEY-2", "client/refusals/service-dot")

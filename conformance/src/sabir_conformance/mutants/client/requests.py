@@ -123,7 +123,7 @@ def sends_what_is_too_deep() -> None:
         return original(data, limits) if len(data) > limits.max_bytes else None
 
 
-@mutant("SABIR-CALL-1", "client/many/one-push", "client/many/*")
+@mutant("SABIR-CALL-1", "client/many/one-push", "client/many/*", "client/waiting/*-many")
 def sends_a_batch() -> None:
     """Many calls are one element, as a batch of JSON-RPC."""
     sending("push", lambda cmds: [(*cmds[0][:2], b"[" + b",".join(cmds[0][2:]) + b"]") if len(cmds[0]) > 3 else cmds[0]])
@@ -137,6 +137,8 @@ def sends_a_batch() -> None:
     "SABIR-LOST-*",
     "SABIR-CALL-*",
     "SABIR-REPLY-4",
+    "SABIR-ALIVE-*",
+    "SABIR-QUEUE-1",
 )
 def pushes_twice() -> None:
     """Each request is pushed twice."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 from sabir import keys, messages
-from sabir.client import Client, Plan
+from sabir.client import _Exchange
 from sabir.messages import Response
 
 from .. import Original, wrap
@@ -20,11 +20,11 @@ waiting = threading.local()
 def knowing() -> None:
     """Keep the id of the call that a thread waits for; None while it waits for several."""
 
-    @wrap(Client, "_collect")
-    def collect(original: Any, self: Any, line: Any, place: Any, plan: Plan, *args: Any) -> Any:
-        waiting.id = plan.ids[0] if len(plan.ids) == 1 else None
+    @wrap(_Exchange, "collect")
+    def collect(original: Any, self: Any, *args: Any) -> Any:
+        waiting.id = next(iter(self.missing)) if len(self.missing) == 1 else None
         try:
-            return original(self, line, place, plan, *args)
+            return original(self, *args)
         finally:
             waiting.id = None
 

@@ -7,7 +7,7 @@ from typing import Any
 from sabir import commands, errors, messages
 from sabir.dispatch import Dispatcher, Job, Settled
 from sabir.messages import Request
-from sabir.server import Server
+from sabir.server import Server, Taken
 
 from .. import Original, mutant, wrap
 from ..both import sending
@@ -58,8 +58,8 @@ def drops_a_refused_notification() -> None:
     """A notification that is not run is removed and not kept."""
 
     @wrap(Dispatcher, "receive")
-    def receive(original: Any, self: Any, element: bytes) -> Any:
-        work, read = original(self, element), messages.decode_request(element)
+    def receive(original: Any, self: Any, element: bytes, *args: Any) -> Any:
+        work, read = original(self, element, *args), messages.decode_request(element)
         return Settled(element) if isinstance(work, Settled) and type(read) is Request and not read.reply_to else work
 
 
@@ -102,8 +102,8 @@ def acknowledges_a_notification_at_once() -> None:
     """A notification is removed from the hand before its handler runs."""
 
     @wrap(Server, "_handle")
-    def handle(original: Any, self: Any, element: bytes) -> None:
-        read = messages.decode_request(element)
+    def handle(original: Any, self: Any, taken: Taken) -> None:
+        read = messages.decode_request(taken.element)
         if type(read) is Request and not read.reply_to:
-            self._settle(Settled(element))
-        original(self, element)
+            self._settle(Settled(taken.element))
+        original(self, taken)

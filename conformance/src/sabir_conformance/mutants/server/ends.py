@@ -94,22 +94,25 @@ def goes_without_a_goodbye() -> None:
     worked: set[str] = set()
 
     @wrap(Dispatcher, "receive")
-    def receive(original: Any, self: Any, element: bytes) -> Any:
+    def receive(original: Any, self: Any, *args: Any) -> Any:
         worked.add(self.worker)
-        return original(self, element)
+        return original(self, *args)
 
     @wrap(commands, "goodbye")
     def goodbye(original: Original[list[Any]], place: Any, worker: str) -> list[Any]:
         return original(place, worker) if worker in worked else commands.clock()
 
 
-@mutant("SABIR-STOP-4", "server/stop/no-orphan", "SABIR-STOP-3")
+@mutant("SABIR-STOP-4", "server/stop/no-orphan", "SABIR-STOP-3", "SABIR-STOP-5")
 def leaves_an_orphan() -> None:
     """The lease is removed, whatever the hand holds."""
+    sending("goodbye", lambda cmds: [("ZREM", cmds[0][3], cmds[0][-1])])
 
     @wrap(Server, "_goodbye")
     def goodbye(original: Any, self: Any) -> None:
         with self._take_lock:
+            if not self._take_link.is_open:
+                self._take_link.open(5.0)
             self._take_link.run(commands.goodbye(self._keys, self.worker), 5.0)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from sabir import _link, commands, messages
 from sabir import server as shell
 from sabir.messages import Rejection
-from sabir.server import Server
+from sabir.server import Server, Taken
 
 from .. import Original, mutant, wrap
 from ..both import sending
@@ -37,9 +37,9 @@ def takes_ahead() -> None:
         self._threads += 2
 
     @wrap(Server, "_handle")
-    def handle(original: Any, self: Any, element: bytes) -> None:
+    def handle(original: Any, self: Any, taken: Taken) -> None:
         with self.room:
-            original(self, element)
+            original(self, taken)
 
 
 @mutant(
@@ -54,10 +54,10 @@ def acknowledges_at_once() -> None:
     """A call is removed from the hand when it is taken."""
 
     @wrap(Server, "_take")
-    def take(original: Original[bytes | None], self: Any) -> bytes | None:
+    def take(original: Original[Taken | None], self: Any) -> Taken | None:
         taken = original(self)
-        if taken is not None and b'"reply_to"' in taken:
-            self._take_link.run(commands.acknowledge(self._keys, self.worker, taken), 5.0)
+        if taken is not None and b'"reply_to"' in taken.element:
+            self._take_link.run(commands.acknowledge(self._keys, self.worker, taken.element), 5.0)
         return taken
 
 
@@ -66,9 +66,9 @@ def tires_of_garbage() -> None:
     """A thread ends with the first element that it can't read."""
 
     @wrap(Server, "_handle")
-    def handle(original: Any, self: Any, element: bytes) -> None:
-        original(self, element)
-        if type(messages.decode_request(element)) is Rejection:
+    def handle(original: Any, self: Any, taken: Taken) -> None:
+        original(self, taken)
+        if type(messages.decode_request(taken.element)) is Rejection:
             raise SystemExit
 
 
@@ -91,7 +91,7 @@ def gives_up_after_a_refusal() -> None:
         taker.refused = True
 
     @wrap(Server, "_take")
-    def take(original: Original[bytes | None], self: Any) -> bytes | None:
+    def take(original: Original[Taken | None], self: Any) -> Taken | None:
         taken = original(self)
         if getattr(taker, "refused", False):
             self._stopping.set()

@@ -82,9 +82,7 @@ def removes_what_it_trimmed() -> None:
 @mutant("SABIR-KEY-1", "server/names/only-its-keys")
 def keeps_statistics() -> None:
     """Each heartbeat writes a key that is not in the table."""
-    sending(
-        "heartbeat", lambda cmds: [*cmds[:-1], ("SET", cmds[-2][1].replace(":alive", ":stats"), "1", "PX", "9"), cmds[-1]]
-    )
+    sending("heartbeat", lambda cmds: [("SET", cmds[0][3].removesuffix("requests") + "stats", "1", "PX", "9"), *cmds])
 
 
 @mutant("SABIR-TOKEN-2", "vectors/requests/reply-to-is-a-key", "SABIR-DEAD-1", "SABIR-LIMIT-3")
@@ -132,6 +130,6 @@ def logs_elements() -> None:
     """Every element is logged."""
 
     @wrap(Dispatcher, "receive")
-    def receive(original: Any, self: Any, element: bytes) -> Any:
+    def receive(original: Any, self: Any, element: bytes, *args: Any) -> Any:
         dispatch.log.warning("took %s", element)
-        return original(self, element)
+        return original(self, element, *args)

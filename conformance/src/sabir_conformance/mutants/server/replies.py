@@ -41,11 +41,11 @@ def answers_equal_elements_once() -> None:
     seen: set[tuple[int, bytes]] = set()
 
     @wrap(Dispatcher, "receive")
-    def receive(original: Any, self: Any, element: bytes) -> Any:
+    def receive(original: Any, self: Any, element: bytes, *args: Any) -> Any:
         if (id(self), element) in seen:
             return Settled(element)
         seen.add((id(self), element))
-        return original(self, element)
+        return original(self, element, *args)
 
 
 @mutant("SABIR-REPLY-2", "server/replies/once", "SABIR-REPLY-3", "SABIR-LOST-4", "SABIR-TOKEN-2")
@@ -54,7 +54,7 @@ def answers_twice() -> None:
     sending("replies", lambda cmds: [(*c, c[-1]) if c[0] == "RPUSH" else c for c in cmds])
 
 
-_LEFT_UNREAD = ("server/replies/*", "SABIR-LOST-4", "SABIR-REPLY-2")  # cases that leave a reply unread
+_LEFT_UNREAD = ("server/replies/*", "SABIR-LOST-4", "SABIR-REPLY-2", "SABIR-TIME-5")  # cases that leave a reply unread
 
 
 @mutant("SABIR-REPLY-3", "server/replies/expiry", *_LEFT_UNREAD)
@@ -136,7 +136,15 @@ def sends_what_is_too_large() -> None:
         return original(id, worker, result, UNLIMITED)
 
 
-@mutant("SABIR-ERROR-1", "server/errors/plain", "SABIR-WORKER-*", "SABIR-BODY-4", "SABIR-SECURITY-1", "SABIR-DEAD-2")
+@mutant(
+    "SABIR-ERROR-1",
+    "server/errors/plain",
+    "SABIR-WORKER-*",
+    "SABIR-BODY-4",
+    "SABIR-SECURITY-1",
+    "SABIR-DEAD-2",
+    "SABIR-KEY-1",
+)
 def sends_any_error_as_the_application_s() -> None:
     """Whatever a handler raises is an application error with the code 1."""
 

@@ -113,7 +113,7 @@ def finds_attributes() -> None:
         return (other, Signature(other)) if found is None and callable(other) else found
 
 
-@mutant("SABIR-BODY-4", "server/params/too-few", "SABIR-DEAD-2", "SABIR-SECURITY-1")
+@mutant("SABIR-BODY-4", "server/params/too-few", "SABIR-DEAD-2", "SABIR-SECURITY-1", "SABIR-ATTEMPT-1")
 def does_not_count_parameters() -> None:
     """Parameters are not compared with the handler's."""
 

@@ -14,6 +14,7 @@ from sabir.server import Server
 
 from .. import Original, mutant, wrap
 from ..both import sending
+from .shared import beating, carrying
 
 
 @mutant("SABIR-TIME-1", "server/time/clock-ahead")
@@ -30,14 +31,14 @@ def runs_what_has_expired() -> None:
     """A deadline is not looked at."""
 
     @wrap(Dispatcher, "receive")
-    def receive(original: Any, self: Any, element: bytes) -> Any:
+    def receive(original: Any, self: Any, element: bytes, *args: Any) -> Any:
         if type(messages.decode_request(element)) is Rejection:
-            return original(self, element)
-        work = original(self.with_clock(lambda: 0), element)
+            return original(self, element, *args)
+        work = original(self.with_clock(lambda: 0), element, *args)
         if isinstance(work, Job):
             work.context.clock = self._clock
         elif work.letter is not None:
-            work = original(self, element)
+            work = original(self, element, *args)
         return work
 
 
@@ -46,8 +47,8 @@ def drops_what_has_expired() -> None:
     """A call whose deadline has come is removed and not answered."""
 
     @wrap(Dispatcher, "receive")
-    def receive(original: Any, self: Any, element: bytes) -> Any:
-        work = original(self, element)
+    def receive(original: Any, self: Any, element: bytes, *args: Any) -> Any:
+        work = original(self, element, *args)
         expired = (
             isinstance(work, Settled) and work.reply and f'"code":{errors.DeadlineExceeded.code}'.encode() in work.reply
         )
@@ -116,18 +117,13 @@ def lease_of_three_seconds() -> None:
 @mutant("SABIR-LEASE-1", "server/lease/alive")
 def alive_too_long() -> None:
     """alive stays for 100 s."""
-    sending("heartbeat", lambda cmds: [(*c[:-1], "100000") if c[0] == "SET" else c for c in cmds])
+    carrying("heartbeat", ("alive, '1', 'PX', LEASE_MS", "alive, '1', 'PX', 100000"))
 
 
 @mutant("SABIR-LEASE-1", "server/lease/heartbeat-transaction", "SABIR-WORKER-6")
 def beats_in_pieces() -> None:
-    """A heartbeat is three commands, and no transaction."""
-
-    @wrap(_link.Link, "run")
-    def run(original: Original[list[Any]], self: Any, cmds: Any, timeout: float) -> list[Any]:
-        if len(cmds) == 5 and cmds[3][0] == "SET":
-            return [original(self, cmds[1:-1], timeout)]
-        return original(self, cmds, timeout)
+    """A heartbeat is three commands, and neither a transaction nor a script."""
+    beating(lambda cmds: cmds[1:-1])
 
 
 @mutant("SABIR-LEASE-1", "server/lease/heartbeat-apart", "SABIR-LOST-4", "SABIR-WORKER-6")
