@@ -12,6 +12,7 @@ const client = new Client({ url, namespace, name: 'tour', timeoutMs: 5_000, erro
 const calc = client.service(service);
 
 try {
+  await client.waitForService(service); // the worker may start later
   console.log('positional      add(1, 2) =', await calc.add(1, 2));
   console.log('named           add(a: 1, b: 2) =', await calc.add(named({ a: 1, b: 2 })));
   console.log('any value       echo(...) =', await calc.echo({ greeting: 'šabïr 🎏', list: [1, null, true] }));

@@ -1,15 +1,15 @@
 /**
- * The client's shell: call, wait, time out (sections 9, 10 and 13 of the specification).
+ * The client's shell: call, wait, time out (sections 9, 10, 13 and 16 of the specification).
  *
- * All calls of one service that are in flight share one token and one connection that waits for replies; all requests leave over
- * one other connection.
+ * All calls of one service that are in flight share one token and one connection, its inbox, that waits for replies and looks
+ * whether somebody serves; all requests leave over one other connection, which never blocks.
  */
 
-import { randomBytes } from 'node:crypto';
-import { push, wait, drain } from './commands.js';
-import { backoff, Clock, context, Link, noop, pause, uniqueName, withSource } from './connection.js';
+import { askAlive, drain, forget, forgetFirst, judge, lookAlive, push, REPLY_EXPIRES_MS, takeBack, unwatch, wait } from './commands.js';
+import { backoff, Clock, context, Link, LONGEST_TIMER_MS, noop, pause, randomHex, turn, uniqueName, withSource } from './connection.js';
 import {
-  ApplicationError, CallTimeout, classFor, ConnectionLost, DeadlineExceeded, InvalidReply, NotQueued, SabirError,
+  ApplicationError, CallTimeout, classFor, ConnectionLost, DeadlineExceeded, InvalidReply, NotQueued, Overloaded, SabirError,
+  ServiceUnavailable, WorkerLost,
 } from './errors.js';
 import { check } from './keys.js';
 import { decodeReply, LIMITS, requestWriter } from './messages.js';
@@ -26,6 +26,7 @@ import { decodeReply, LIMITS, requestWriter } from './messages.js';
  * @property {number} [timeoutMs] how long a call may take, in ms. Default: 30,000
  * @property {(typeof ApplicationError)[]} [errors] classes with a `static code`, which stand for their codes: they are made as
  *   `new Class(message, { code, data })`
+ * @property {number | null} [maxQueue] how many elements the queue may hold when a request is added; null: no bound. Default: 100,000
  * @property {number} [maxBytes] the largest request, in bytes. Default: 1,048,576
  * @property {number} [maxDepth] the deepest nesting of a request. Default: 64
  */
@@ -33,17 +34,26 @@ import { decodeReply, LIMITS, requestWriter } from './messages.js';
 /**
  * @typedef {object} CallOptions
  * @property {number} [timeoutMs] how long it may take, in ms. Default: the service's, the client's
- * @property {boolean} [idempotent] whether running it more than once does no harm. Default: false
+ * @property {boolean} [idempotent] whether running it more than once does no harm: it is delivered again when its worker is lost. Default: false
  * @property {string} [traceparent] the trace (W3C). Default: that of the handler that is running
  */
 
 /** @typedef {(...params: any[]) => Promise<any>} RemoteMethod */
 
-const LONGEST_BLOCK_MS = 5_000;
-const LONGEST_DRAIN = 64;
+/** How often a client that waits asks whether somebody serves (SABIR-ALIVE-3). */
+const ASK_MS = 3_000;
+/** For how long after an interruption no call is given up for lost (SABIR-ALIVE-5). */
+const CALM_MS = 10_000;
+const MAX_QUEUE = 100_000;
+/** The longest queue in which a client that waits searches its elements. */
+const LONGEST_SEARCH = 10_000;
+/** How many replies are read behind the first at once. */
+const DRAINED = 999;
+/** For how long what was read is known to lie at the head of its list: half of the list's expiry. */
+const TRUST_MS = REPLY_EXPIRES_MS / 2;
+/** The pause between two looks at a list from which nothing is removed. */
+const POLL_MS = 50;
 const LONGEST_TIMEOUT_MS = 1e12;
-/** The most that a timer can wait for: 24.8 days. */
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
 /** Error replies after which the same command may soon succeed. */
 const TRANSIENT = /^(LOADING|BUSY|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS)\b/;
 /** Names that JavaScript itself asks any object for. */
@@ -76,23 +86,43 @@ function checkTime(ms, what) {
  * Where the replies to one token arrive.
  * @typedef {object} Inbox
  * @property {string} token
- * @property {Map<string, (outcome: unknown) => void>} waiting what ends each call, by its id
+ * @property {Map<string, Pending>} waiting the requests without an outcome, by their ids
  * @property {number} until when the last of them times out, by `performance.now()`
+ * @property {number} asked when it was asked last whether somebody serves, and somebody did
  * @property {boolean} isRead whether somebody reads it
+ * @property {Promise<void>} [reading] who reads it
  * @property {boolean} isLost whether its connection is away
+ * @property {boolean} isRetired whether its connection was lost before: no new call gets this token
+ * @property {number} read how many replies at the head of the list were read and are to be removed
+ * @property {number} readAt when they were read, by `performance.now()`
  * @property {Link} link
  */
+
+/**
+ * @typedef {object} Pending A request without an outcome.
+ * @property {string} id
+ * @property {Buffer} element as it was written last
+ * @property {Batch} batch
+ * @property {(outcome: unknown) => void} resolve
+ */
+
+/** @param {string} token @param {Link} link @returns {Inbox} */
+const newInbox = (token, link) => ({
+  token, link, waiting: new Map(), until: 0, asked: 0, read: 0, readAt: 0, isRead: false, isLost: false, isRetired: false,
+});
 
 /** Requests that leave in one RPUSH, until each has an outcome: a result, or an error. */
 export class Batch {
   /** Whether Redis may have got them. */
   sent = false;
+  /** From when on they can be given up for lost, by `performance.now()`. */
+  judgedFrom = Infinity;
   /** @type {unknown} what went wrong last */
   trouble;
-  #ids;
   /** @type {NodeJS.Timeout | undefined} */
   #timer;
   #timeoutMs;
+  #write;
 
   /**
    * @param {Inbox} inbox
@@ -103,14 +133,19 @@ export class Batch {
    */
   constructor(inbox, ids, timeoutMs, write, idempotent) {
     this.inbox = inbox;
-    this.#ids = ids;
     this.#timeoutMs = timeoutMs;
-    this.write = write;
+    this.#write = write;
     this.idempotent = idempotent;
     this.until = performance.now() + timeoutMs;
     inbox.until = Math.max(inbox.until, this.until);
+    const none = Buffer.alloc(0);
+    /** @type {Pending[]} */
+    this.requests = ids.map((id) => ({ id, element: none, batch: this, resolve: noop }));
     /** @type {Promise<unknown>[]} */
-    this.outcomes = ids.map((id) => new Promise((resolve) => inbox.waiting.set(id, resolve)));
+    this.outcomes = this.requests.map((request) => new Promise((resolve) => {
+      request.resolve = resolve;
+      inbox.waiting.set(request.id, request);
+    }));
     this.#wait();
     Promise.all(this.outcomes).then(() => clearTimeout(this.#timer));
   }
@@ -123,12 +158,19 @@ export class Batch {
   }
 
   get isOver() {
-    return performance.now() >= this.until || !this.#ids.some((id) => this.inbox.waiting.has(id));
+    return performance.now() >= this.until || !this.requests.some(({ id }) => this.inbox.waiting.has(id));
+  }
+
+  /** Returns the elements, as they are to be sent now. */
+  write() {
+    const elements = this.#write();
+    this.requests.forEach((request, index) => (request.element = elements[index]));
+    return elements;
   }
 
   /** Gives an outcome to all that have none. @param {() => unknown} outcome */
   end(outcome) {
-    for (const id of this.#ids) settle(this.inbox, id, outcome);
+    for (const { id } of this.requests) settle(this.inbox, id, outcome);
   }
 
   #expired() {
@@ -146,10 +188,14 @@ export class Batch {
 /** @param {unknown} error */
 const text = (error) => (error instanceof Error ? error.message : 'no connection');
 
-/** Ends a call, if it waits. @param {Inbox} inbox @param {string} id @param {() => unknown} outcome */
+/** @param {Place} place */
+const unavailable = ({ service }) => new ServiceUnavailable(`no worker serves ${service}`);
+const workerLost = () => new WorkerLost('the worker that had the request was lost');
+
+/** Ends a request, if it waits. @param {Inbox} inbox @param {string} id @param {() => unknown} outcome */
 function settle(inbox, id, outcome) {
-  const resolve = inbox.waiting.get(id);
-  if (resolve && inbox.waiting.delete(id)) resolve(outcome());
+  const request = inbox.waiting.get(id);
+  if (request && inbox.waiting.delete(id)) request.resolve(outcome());
 }
 
 /** Calls methods of services. Any number of calls can be in flight at once. */
@@ -159,12 +205,14 @@ export class Client {
   #name;
   #timeoutMs;
   #limits;
+  #maxQueue;
   /** @type {Map<number, typeof ApplicationError>} */
   #errors = new Map();
   #clock = new Clock();
   #link;
   #isClosed = false;
-  #mayDrain = true;
+  /** @internal tests shorten them */
+  _paces = { askMs: ASK_MS, calmMs: CALM_MS };
   /** @type {Map<string, Inbox>} by service */
   #inboxes = new Map();
   /** @type {Set<Inbox>} all of them, those too whose connection was lost */
@@ -173,7 +221,7 @@ export class Client {
   /**
    * @param {ClientOptions | string} [options] options, or a url alone. Nothing is connected before the first call
    * @throws {TypeError} an option of the wrong type
-   * @throws {RangeError} a name outside its grammar, or a time-out that is not positive
+   * @throws {RangeError} a name outside its grammar, a time-out that is not positive, or a bound below 1
    */
   constructor(options = {}) {
     const given = withSource(options);
@@ -182,6 +230,11 @@ export class Client {
     this.#name = check('name', given.name ?? 'client');
     this.#timeoutMs = checkTime(given.timeoutMs ?? 30_000, 'timeoutMs'); // SABIR-CALL-3
     this.#limits = { maxBytes: given.maxBytes ?? LIMITS.maxBytes, maxDepth: given.maxDepth ?? LIMITS.maxDepth };
+    const { maxQueue = MAX_QUEUE } = given;
+    if (maxQueue !== null && !(Number.isSafeInteger(maxQueue) && maxQueue >= 1)) {
+      throw new RangeError(`maxQueue: expected an integer >= 1 or null, got ${maxQueue}`);
+    }
+    this.#maxQueue = maxQueue ?? Infinity;
     this.#link = new Link(given, this.#clock);
     for (const type of given.errors ?? []) {
       if (!(type.prototype instanceof ApplicationError)) {
@@ -251,16 +304,21 @@ export class Client {
     const common = { replyTo: inbox.token, idempotent, traceparent: traceparent ?? handled?.traceparent };
     const requests = calls.map(([method, params]) => ({ ...common, id: newId(), method, params: params ?? undefined }));
     const writers = requests.map((request) => requestWriter(request, this.#limits));
+    let writtenFor = NaN;
+    /** @type {Buffer[]} */
+    let elements;
     const write = () => {
       const deadline = Math.floor(this.#clock.now() + until - performance.now()); // SABIR-CALL-5
-      return writers.map((writer) => writer(deadline));
+      if (deadline !== writtenFor) elements = writers.map((writer) => writer(deadline));
+      writtenFor = deadline;
+      return elements;
     };
     write(); // SABIR-LIMIT-1: what is too large is refused before anything is sent
     if (limitMs <= 0) return calls.map(() => new DeadlineExceeded('the deadline of the request that is being handled has come'));
     if (!calls.length) return [];
     const batch = new Batch(inbox, requests.map(({ id }) => id), limitMs, write, idempotent);
     void this._push(place, batch);
-    void this._read(place, inbox);
+    if (!inbox.isRead) inbox.reading = this._read(place, inbox);
     return Promise.all(batch.outcomes);
   }
 
@@ -273,22 +331,26 @@ export class Client {
    * @param {object} [options]
    * @param {number} [options.expiresMs] how long it may wait in the queue, in ms; undefined: for ever
    * @param {number} [options.timeoutMs] how long to wait for Redis to have it, in ms. Default: the client's
+   * @param {boolean} [options.idempotent] whether running it more than once does no harm: then it is delivered again when its worker
+   *   is lost. Default: false
    * @param {string} [options.traceparent] the trace (W3C). Default: that of the handler that is running
    * @returns {Promise<string>} its id, when Redis has it
    * @throws {NotQueued} Redis does not have it
+   * @throws {Overloaded} the queue is longer than its bound: it was taken back
    * @throws {ConnectionLost} nobody knows whether Redis has it
    * @throws {TypeError} @throws {RangeError} @throws {SabirError} it can't be sent at all
    */
-  async notify(service, method, params, { expiresMs, timeoutMs = this.#timeoutMs, traceparent = context()?.traceparent } = {}) {
+  async notify(service, method, params, options = {}) {
+    const { expiresMs, timeoutMs = this.#timeoutMs, idempotent = false, traceparent = context()?.traceparent } = options;
     const place = { namespace: this.#namespace, service: check('service', service) };
     checkTime(timeoutMs, 'timeoutMs');
     if (expiresMs !== undefined) checkTime(expiresMs, 'expiresMs');
     const id = newId();
-    const writer = requestWriter({ id, method, params: params ?? undefined, traceparent }, this.#limits);
+    const writer = requestWriter({ id, method, params: params ?? undefined, idempotent, traceparent }, this.#limits);
     const write = () => [writer(expiresMs && Math.floor(this.#clock.now() + expiresMs))];
     write();
-    const inbox = { token: '', waiting: new Map(), until: 0, isRead: false, isLost: true, link: this.#link }; // for its own outcome only
-    const batch = new Batch(inbox, [id], timeoutMs, write, false);
+    const inbox = { ...newInbox('', this.#link), isLost: true }; // for its own outcome only
+    const batch = new Batch(inbox, [id], timeoutMs, write, idempotent);
     const lost = () => new ConnectionLost('the connection was lost before Redis answered', { cause: batch.trouble });
     void this._push(place, batch).then((isQueued) => batch.end(() => (isQueued ? undefined : lost())));
     const [outcome] = await Promise.all(batch.outcomes);
@@ -296,13 +358,89 @@ export class Client {
     return id;
   }
 
+  /**
+   * Makes a call, and makes it again, with growing pauses and within the time-out of the whole, when it ended with an error that lets
+   * it (SABIR-RETRY-1): one after which it may be sent again, or, if it is idempotent, may have run.
+   *
+   * @param {string} service
+   * @param {string} method
+   * @param {Params | null} [params]
+   * @param {CallOptions} [options]
+   * @returns {Promise<any>}
+   * @throws {SabirError} what the last call ended with
+   * @throws {TypeError} @throws {RangeError} as `call`
+   */
+  async retry(service, method, params, { timeoutMs = this.#timeoutMs, ...options } = {}) {
+    const until = performance.now() + Math.min(checkTime(timeoutMs, 'timeoutMs'), context()?.timeLeftMs ?? Infinity);
+    const delay = backoff();
+    for (let leftMs = timeoutMs; ;) {
+      try {
+        return await this.call(service, method, params, { ...options, timeoutMs: leftMs });
+      } catch (error) {
+        const mayRepeat = error instanceof SabirError && (error.retryable || (options.idempotent && error.outcome === 'may have run'));
+        const pauseMs = Math.min(delay() * (1 + Math.random() / 2), 5_000);
+        if (!mayRepeat || performance.now() + pauseMs >= until) throw error;
+        await pause(pauseMs);
+        leftMs = until - performance.now();
+        if (leftMs <= 0) throw error;
+      }
+    }
+  }
+
+  /**
+   * Waits until somebody serves, for programs that start in any order.
+   *
+   * @param {string} service
+   * @param {object} [options]
+   * @param {number} [options.timeoutMs] how long, in ms. Default: the client's
+   * @returns {Promise<void>}
+   * @throws {ServiceUnavailable} nobody does within the time
+   * @throws {NotQueued} Redis could not be asked
+   * @throws {TypeError} @throws {RangeError} an argument is wrong
+   */
+  async waitForService(service, { timeoutMs = this.#timeoutMs } = {}) {
+    const place = { namespace: this.#namespace, service: check('service', service) };
+    const until = performance.now() + checkTime(timeoutMs, 'timeoutMs');
+    /** @param {number} ms */
+    const left = (ms) => Math.min(ms, Math.max(0, until - performance.now()));
+    let trouble = /** @type {unknown} */ (new Error('no answer'));
+    for (let pauseMs = 20; ; pauseMs = Math.min(pauseMs * 2, 250)) {
+      const late = new AbortController();
+      try {
+        const isServed = await Promise.race([this._isServed(place), pause(left(LONGEST_TIMER_MS), late.signal)]);
+        if (isServed) return;
+        if (isServed === false) trouble = undefined;
+      } catch (error) {
+        trouble = error;
+      } finally {
+        late.abort();
+      }
+      if (!this.#isClosed) await pause(left(pauseMs));
+      if (left(1) && !this.#isClosed) continue;
+      if (trouble) throw new NotQueued(`could not be asked within ${timeoutMs} ms: ${text(trouble)}`, { cause: trouble });
+      throw new ServiceUnavailable(`no worker serves ${service}, after ${timeoutMs} ms`);
+    }
+  }
+
+  /** Asks whether somebody serves. @protected @param {Place} place @returns {Promise<boolean>} */
+  async _isServed(place) {
+    await this.#link.open();
+    const [alive] = await this.#link.send(askAlive(place));
+    if (alive instanceof Error && TRANSIENT.test(alive.message)) throw alive;
+    return alive !== 0; // where Redis's ACL does not let us ask, a call will show it
+  }
+
   /** Ends all connections; calls in flight end with ConnectionLost or NotQueued. */
   async close() {
     this.#isClosed = true;
     this.#link.close();
-    for (const { link, waiting } of this.#allInboxes) {
+    await turn(); // what is being written, leaves
+    await Promise.all([...this.#allInboxes].map(async ({ link, waiting, read, reading }) => {
+      if (read && !waiting.size) await reading; // it removes them (SABIR-WAIT-2)
       link.close();
-      for (const end of [...waiting.values()]) end(new ConnectionLost('the client was closed'));
+    }));
+    for (const { waiting } of this.#allInboxes) {
+      for (const { resolve } of waiting.values()) resolve(new ConnectionLost('the client was closed'));
       waiting.clear();
     }
   }
@@ -312,8 +450,7 @@ export class Client {
     let inbox = this.#inboxes.get(service);
     if (!inbox || (!inbox.isRead && !inbox.link.isOpen)) { // none, or one whose connection was lost while nobody waited
       if (inbox) this.#allInboxes.delete(inbox);
-      const token = uniqueName(this.#name); // SABIR-TOKEN-1
-      inbox = { token, waiting: new Map(), until: 0, isRead: false, isLost: false, link: new Link(this.#source, this.#clock) };
+      inbox = newInbox(uniqueName(this.#name), new Link(this.#source, this.#clock)); // SABIR-TOKEN-1
       this.#inboxes.set(service, inbox);
       this.#allInboxes.add(inbox);
     }
@@ -321,7 +458,8 @@ export class Client {
   }
 
   /**
-   * Puts a batch into the queue, once (SABIR-LOST-1).
+   * Puts a batch into the queue, once (SABIR-LOST-1), and asks behind it whether somebody serves (SABIR-ALIVE-1). A notification
+   * is left there in any case (SABIR-ALIVE-7).
    *
    * @protected
    * @param {Place} place
@@ -329,6 +467,8 @@ export class Client {
    * @returns {Promise<boolean>} whether Redis has it for sure
    */
   async _push(place, batch) {
+    const { inbox } = batch;
+    const behind = inbox.token ? askAlive(place) : []; // a notification has no token
     for (const delay = backoff(); !batch.isOver; await pause(delay())) {
       try {
         await this.#link.open();
@@ -339,22 +479,53 @@ export class Client {
         continue;
       }
       if (batch.isOver) break;
-      const wasSent = batch.sent;
+      const now = performance.now();
       batch.sent = true;
       try {
-        const [answer] = await this.#link.send(push(place, batch.write()));
-        if (!(answer instanceof Error)) return true;
-        batch.trouble = answer;
-        batch.sent = wasSent; // an error reply: not executed
-        if (TRANSIENT.test(answer.message)) continue;
-        if (!wasSent) batch.end(() => new NotQueued(answer.message, { cause: answer })); // SABIR-LOST-5
+        const [length, alive] = await this.#link.send([...push(place, batch.write()), ...behind]);
+        if (!(length instanceof Error)) {
+          if (alive !== 0) inbox.asked = Math.max(inbox.asked, now); // an error: Redis's ACL does not let us ask; then as if somebody did
+          if (length > this.#maxQueue) {
+            await this.#takeBack(place, batch, () => new Overloaded(`the queue of ${place.service} is longer than ${this.#maxQueue}`));
+          } else if (alive === 0) {
+            await this.#takeBack(place, batch, () => unavailable(place));
+          }
+          batch.judgedFrom = 0;
+          return true;
+        }
+        batch.trouble = length;
+        batch.sent = false; // an error reply: not executed
+        if (TRANSIENT.test(length.message)) continue;
+        batch.end(() => new NotQueued(length.message, { cause: length })); // SABIR-LOST-5
         return false;
       } catch (error) {
         batch.trouble = error;
-        if (!batch.idempotent) return false;
+        break;
       }
     }
+    batch.judgedFrom = performance.now() + this._paces.calmMs; // SABIR-ALIVE-5
     return false;
+  }
+
+  /**
+   * Takes a batch out of the queue again: what was still there ends (SABIR-QUEUE-1, SABIR-ALIVE-2), the rest a worker has.
+   *
+   * @param {Place} place
+   * @param {Batch} batch
+   * @param {() => SabirError} refusal what those end with that nobody can have started
+   */
+  async #takeBack(place, { inbox, requests, idempotent }, refusal) {
+    const backwards = requests.toReversed(); // then each is at the tail when it is searched
+    try {
+      const answers = await this.#link.send(backwards.flatMap(({ element, id }) => takeBack(place, element, idempotent ? id : undefined)));
+      for (const [index, { id }] of backwards.entries()) {
+        const [removed, isDelivered] = idempotent ? answers.slice(2 * index, 2 * index + 2) : [answers[index], 0];
+        if (removed === 1) settle(inbox, id, isDelivered === 0 ? refusal : workerLost);
+      }
+    } catch (cause) {
+      const lost = () => new ConnectionLost('the connection was lost while the request was taken back', { cause });
+      for (const { id } of requests) settle(inbox, id, lost); // SABIR-ALIVE-6
+    }
   }
 
   /**
@@ -366,31 +537,112 @@ export class Client {
    * @param {Inbox} inbox
    */
   async _read(place, inbox) {
-    if (inbox.isRead) return;
+    const { link, waiting } = inbox;
     inbox.isRead = true;
-    let delay = backoff();
-    while (inbox.waiting.size) {
+    inbox.asked = performance.now(); // the push asks
+    for (let delay = backoff(); ;) {
       try {
-        await inbox.link.open();
+        if (!waiting.size) {
+          if (!inbox.read || !link.isOpen) break;
+          await turn(); // the next call may take them along
+          if (!waiting.size) await this.#forget(place, inbox);
+          continue;
+        }
+        if (await link.open()) inbox.read = 0; // the list may be another one by now: it is read from its head again
         inbox.isLost = false;
-        const blockMs = Math.ceil(Math.min(LONGEST_BLOCK_MS, Math.max(1, inbox.until - performance.now())));
-        const more = inbox.waiting.size > 1 && this.#mayDrain ? drain(place, inbox.token, LONGEST_DRAIN) : [];
-        const [popped, others] = await inbox.link.send([...wait(place, inbox.token, blockMs), ...more], blockMs);
-        if (popped instanceof Error) throw popped;
-        if (popped) this._deliver(inbox, popped[1]);
-        if (others instanceof Error) this.#mayDrain = false; // Redis's ACL may not let us: then each reply takes a round trip
-        else for (const element of others ?? []) this._deliver(inbox, element);
+        const now = performance.now();
+        const askInMs = inbox.asked + this._paces.askMs - now;
+        if (askInMs > 0) await this.#look(place, inbox, Math.ceil(Math.max(1, Math.min(askInMs, inbox.until - now))));
+        else await this.#ask(place, inbox);
         delay = backoff();
       } catch {
-        inbox.isLost = !inbox.link.isOpen;
+        inbox.isLost = !link.isOpen;
+        inbox.isRetired = true;
+        inbox.read = 0; // what was removed, nobody knows
         if (this.#inboxes.get(place.service) === inbox) this.#inboxes.delete(place.service);
         await pause(delay());
       }
     }
     inbox.isRead = false;
-    if (this.#inboxes.get(place.service) === inbox) return;
-    inbox.link.close();
+    if (!inbox.isRetired) return;
+    link.close();
     this.#allInboxes.delete(inbox);
+  }
+
+  /**
+   * Removes what was read (SABIR-WAIT-2), waits for a reply, and reads it and those behind it, which stay (SABIR-WAIT-1).
+   *
+   * @param {Place} place
+   * @param {Inbox} inbox
+   * @param {number} blockMs
+   */
+  async #look(place, inbox, blockMs) {
+    const { link, token, waiting } = inbox;
+    const forgetting = this.#forgetting(place, inbox);
+    const more = waiting.size > 1 || link.hasGhost ? drain(place, token, link.hasGhost ? -1 : DRAINED) : [];
+    inbox.read = 0;
+    const answers = await link.send([...forgetting, ...wait(place, token, blockMs), ...more], blockMs);
+    const [first, others] = answers.slice(forgetting.length);
+    if (first instanceof Buffer) this.#receive(inbox, [first, ...(Array.isArray(others) ? others : [])]); // else the others begin in front
+    const refused = answers.slice(0, forgetting.length + 1).find((answer) => answer instanceof Error);
+    if (refused) throw refused;
+    if (inbox.read && link.hasGhost) await pause(POLL_MS); // the look does not wait for what is behind those
+  }
+
+  /** Ends the calls that replies, from the head of the list on, belong to. @param {Inbox} inbox @param {Buffer[]} replies */
+  #receive(inbox, replies) {
+    inbox.read = replies.length;
+    inbox.readAt = performance.now();
+    for (const reply of replies) this._deliver(inbox, reply);
+  }
+
+  /**
+   * Removes by position, unless that may go wrong: a connection that was lost may still be removing what it had read, or, after a
+   * long pause, the list may have expired, and another begun. Then nothing is removed: what was read is read again.
+   *
+   * @param {Place} place
+   * @param {Inbox} inbox
+   */
+  #forgetting(place, { link, token, read, readAt }) {
+    return read && !link.hasGhost && performance.now() - readAt < TRUST_MS ? forgetFirst(place, token, read) : [];
+  }
+
+  /** Removes what was read, when no call waits. @param {Place} place @param {Inbox} inbox */
+  async #forget(place, inbox) {
+    const { link, token } = inbox;
+    const answers = await link.send(link.hasGhost ? forget(place, token) : this.#forgetting(place, inbox));
+    inbox.read = 0;
+    if (answers[0] instanceof Error) throw answers[0];
+  }
+
+  /**
+   * Asks whether somebody serves (SABIR-ALIVE-3); where nobody does, ends the calls that wait (SABIR-ALIVE-4).
+   *
+   * @param {Place} place
+   * @param {Inbox} inbox
+   */
+  async #ask(place, inbox) {
+    const { link, token, waiting } = inbox;
+    const now = (inbox.asked = performance.now());
+    const [alive] = await link.send(askAlive(place));
+    const judged = [...waiting.values()].filter(({ batch }) => batch.judgedFrom <= now).reverse();
+    if (alive !== 0 || !judged.length || now - link.cameBack < this._paces.calmMs) return; // SABIR-ALIVE-5
+    const [watched, isServed, length] = await link.send(lookAlive(place));
+    if (isServed !== 0 || watched instanceof Error || length instanceof Error) return void (await link.send(unwatch()));
+    const searches = length <= LONGEST_SEARCH;
+    const answers = await link.send(judge(place, token, judged, searches)).catch((cause) => {
+      const lost = () => new ConnectionLost('the connection was lost while the request was taken back', { cause });
+      if (searches) for (const { id } of judged) settle(inbox, id, lost); // SABIR-ALIVE-6
+      throw cause;
+    });
+    const results = answers.at(-1);
+    if (!Array.isArray(results)) return; // somebody serves again
+    const replies = results.pop();
+    if (Array.isArray(replies)) this.#receive(inbox, replies);
+    for (const [index, { id }] of judged.entries()) {
+      const [removed, isDelivered] = searches ? results.slice(2 * index, 2 * index + 2) : [0, results[index]];
+      settle(inbox, id, removed === 1 && isDelivered === 0 ? () => unavailable(place) : workerLost);
+    }
   }
 
   /** Ends the call that a reply belongs to; all others are late (SABIR-REPLY-4). @protected @param {Inbox} inbox @param {Buffer} element */
@@ -410,4 +662,4 @@ export class Client {
   }
 }
 
-const newId = () => randomBytes(16).toString('hex'); // SABIR-ENVELOPE-2
+const newId = () => randomHex(16); // SABIR-ENVELOPE-2

@@ -1,9 +1,11 @@
 /**
- * The Redis commands of each step, as data: arrays of arrays of arguments (sections 9 to 14 of the specification).
+ * The Redis commands of each step, as data: arrays of arrays of arguments (sections 9 to 14 and 16 of the specification).
  *
  * Pure. Times are in ms; the commands of one step go out in one write.
  */
 
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import * as keys from './keys.js';
 
 /** @typedef {import('./keys.js').Place} Place */
@@ -26,21 +28,88 @@ function seconds(ms) {
   return String(ms / 1000);
 }
 
+/** Reads a script of the protocol, and the digest that Redis knows it by. @param {string} name */
+function load(name) {
+  const text = readFileSync(new URL(`./scripts/${name}.lua`, import.meta.url), 'utf8');
+  return { text, digest: createHash('sha1').update(text).digest('hex') };
+}
+
+const HEARTBEAT = load('heartbeat');
+const GOODBYE = load('goodbye');
+
+/** @param {typeof HEARTBEAT} script @param {string[]} keys @param {string[]} args @returns {Command[]} */
+const evaluate = ({ digest }, keys, args) => [['EVALSHA', digest, String(keys.length), ...keys, ...args]];
+
+/**
+ * Makes the same of an EVALSHA with the script's text, for a Redis that does not know it (SABIR-SCRIPT-1).
+ *
+ * @param {Command} command @returns {Command}
+ */
+export const inFull = ([, digest, ...rest]) => ['EVAL', (digest === GOODBYE.digest ? GOODBYE : HEARTBEAT).text, ...rest];
+
 /** @param {Command[]} commands @returns {Command[]} */
 const transaction = (...commands) => [['MULTI'], ...commands, ['EXEC']];
 
 /** Appends requests to the queue (SABIR-CALL-1). @param {Place} place @param {Argument[]} elements @returns {Command[]} */
 export const push = (place, elements) => [['RPUSH', keys.requests(place), ...elements]];
 
-/** Waits for a reply. @param {Place} place @param {string} token @param {number} blockMs @returns {Command[]} */
-export const wait = (place, token, blockMs) => [['BLPOP', keys.reply(place, token), seconds(blockMs)]];
+/**
+ * Waits for a reply: a look that leaves it where it is (SABIR-WAIT-1).
+ *
+ * @param {Place} place @param {string} token @param {number} blockMs @returns {Command[]}
+ */
+export function wait(place, token, blockMs) {
+  const key = keys.reply(place, token);
+  return [['BLMOVE', key, key, 'LEFT', 'LEFT', seconds(blockMs)]];
+}
+
+/** Reads the replies behind the first, without waiting. @param {Place} place @param {string} token @param {number} count @returns {Command[]} */
+export const drain = (place, token, count) => [['LRANGE', keys.reply(place, token), '1', String(count)]];
+
+/** Removes all replies to a token (SABIR-WAIT-2). @param {Place} place @param {string} token @returns {Command[]} */
+export const forget = (place, token) => [['DEL', keys.reply(place, token)]];
+
+/** Removes one reply that was read. @param {Place} place @param {string} token @param {Argument} reply @returns {Command[]} */
+export const forgetOne = (place, token, reply) => [['LREM', keys.reply(place, token), '1', reply]];
+
+/** Removes the first replies, which were read. @param {Place} place @param {string} token @param {number} count @returns {Command[]} */
+export const forgetFirst = (place, token, count) => [['LTRIM', keys.reply(place, token), String(count), '-1']];
+
+/** Asks whether anybody serves (SABIR-ALIVE-1). @param {Place} place @returns {Command[]} */
+export const askAlive = (place) => [['EXISTS', keys.alive(place)]];
+
+/** @param {Place} place @param {Argument} element */
+const removeRequest = (place, element) => ['LREM', keys.requests(place), '-1', element];
+
+/** @param {Place} place @param {string} id */
+const askDelivered = (place, id) => ['EXISTS', keys.attempts(place, id)];
 
 /**
- * Reads what has gathered behind a reply, without waiting.
+ * Takes a request out of the queue again (SABIR-ALIVE-2, SABIR-QUEUE-1).
  *
- * @param {Place} place @param {string} token @param {number} count @returns {Command[]}
+ * @param {Place} place @param {Argument} element
+ * @param {string} [id] of an idempotent request: whether it was delivered before is asked behind; undefined: any other
+ * @returns {Command[]}
  */
-export const drain = (place, token, count) => [['LPOP', keys.reply(place, token), String(count)]];
+export const takeBack = (place, element, id) => [removeRequest(place, element), ...(id === undefined ? [] : [askDelivered(place, id)])];
+
+/** Begins to judge: does anybody serve, and how long is the queue (SABIR-ALIVE-4)? @param {Place} place @returns {Command[]} */
+export const lookAlive = (place) => [['WATCH', keys.alive(place)], ...askAlive(place), ['LLEN', keys.requests(place)]];
+
+/** Ends a look that found somebody. @returns {Command[]} */
+export const unwatch = () => [['UNWATCH']];
+
+/**
+ * Takes back all calls that wait, unless somebody serves again, and reads all replies (SABIR-ALIVE-4).
+ *
+ * @param {Place} place @param {string} token @param {{ id: string, element: Argument }[]} calls
+ * @param {boolean} searches whether the queue is short enough to be searched
+ * @returns {Command[]}
+ */
+export const judge = (place, token, calls, searches) => transaction(
+  ...calls.flatMap(({ id, element }) => [...(searches ? [removeRequest(place, element)] : []), askDelivered(place, id)]),
+  ['LRANGE', keys.reply(place, token), '0', '-1'],
+);
 
 /** Asks for Redis's time. @returns {Command[]} */
 export const clock = () => [['TIME']];
@@ -49,12 +118,12 @@ export const clock = () => [['TIME']];
 const lease = (place, worker, leaseEnds) => ['ZADD', keys.leases(place), String(leaseEnds), worker];
 
 /**
- * Says that the worker lives (section 10).
+ * Says that the worker lives, and recovers what others left behind (SABIR-RECOVER-1).
  *
- * @param {Place} place @param {string} worker @param {number} leaseEnds ms of Redis's clock @returns {Command[]}
+ * @param {Place} place @param {string} worker @param {boolean} judges whether it may recover @returns {Command[]}
  */
-export const heartbeat = (place, worker, leaseEnds) =>
-  transaction(['TIME'], lease(place, worker, leaseEnds), ['SET', keys.alive(place), '1', 'PX', String(LEASE_MS)]);
+export const heartbeat = (place, worker, judges) =>
+  evaluate(HEARTBEAT, [keys.requests(place), keys.leases(place), keys.alive(place), keys.dead(place)], [worker, judges ? '1' : '0']);
 
 /**
  * Takes one element, waiting for it, the lease renewed in front (SABIR-WORKER-2, SABIR-LEASE-2).
@@ -104,5 +173,9 @@ export const readHand = (place, worker) => [['LRANGE', keys.active(place, worker
 /** Gives the last element of the hand back (SABIR-STOP-3). @param {Place} place @param {string} worker @returns {Command[]} */
 export const giveBack = (place, worker) => [['LMOVE', keys.active(place, worker), keys.requests(place), 'RIGHT', 'LEFT']];
 
-/** Ends the lease (SABIR-STOP-4). @param {Place} place @param {string} worker @returns {Command[]} */
-export const goodbye = (place, worker) => [['ZREM', keys.leases(place), worker]];
+/** Asks how often a request was delivered before (SABIR-ATTEMPT-1). @param {Place} place @param {string} id @returns {Command[]} */
+export const askAttempts = (place, id) => [['GET', keys.attempts(place, id)]];
+
+/** Ends the lease, if the hand is empty (SABIR-STOP-5). @param {Place} place @param {string} worker @returns {Command[]} */
+export const goodbye = (place, worker) =>
+  evaluate(GOODBYE, [keys.leases(place), keys.alive(place), keys.active(place, worker)], [worker]);

@@ -38,18 +38,33 @@ const OPTIONS = /** @type {const} */ ({
   commandOptions: { timeout: undefined, typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } }, // SABIR-TRANSPORT-4
 });
 
+/** The most that a timer can wait for: 24.8 days. */
+export const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
 export const noop = () => {};
 
+/** Waits for one turn of the event loop; what was sent before is written then. @returns {Promise<void>} */
+export const turn = () => new Promise((resolve) => setImmediate(resolve));
+
+let random = Buffer.alloc(0);
+let used = 0;
+
+/** Makes hexadecimal digits of random bytes, which are got from the system many at a time. @param {number} bytes */
+export function randomHex(bytes) {
+  if (used + bytes > random.length) [random, used] = [randomBytes(4_096), 0];
+  return random.toString('hex', used, (used += bytes));
+}
+
 /** Names a live connection or a worker: a name and 64 random bits. @param {string} name */
-export const uniqueName = (name) => `${name}.${randomBytes(8).toString('hex')}`;
+export const uniqueName = (name) => `${name}.${randomHex(8)}`;
 
 /** Waits, or returns at once when the signal is aborted. @param {number} ms @param {AbortSignal} [signal] */
 export const pause = (ms, signal) => sleep(ms, undefined, { signal }).catch(noop);
 
-/** Makes a row of growing pauses: 0.05 s, doubling, up to 5 s (SABIR-WORKER-6). */
-export function backoff() {
+/** Makes a row of growing pauses: 0.05 s, doubling, up to 5 s (SABIR-WORKER-6). @param {number} [longestMs] */
+export function backoff(longestMs = 5_000) {
   let ms = 25;
-  return () => (ms = Math.min(ms * 2, 5_000));
+  return () => (ms = Math.min(ms * 2, longestMs));
 }
 
 /**
@@ -133,6 +148,7 @@ export class Link {
   #graceMs;
   #isClosed = false;
   #wasOpen = false;
+  #wasTried = false;
   /** @type {Redis | undefined} */
   #redis;
   /** @type {Promise<true> | undefined} */
@@ -141,6 +157,10 @@ export class Link {
   id;
   /** Its address, as Redis sees it; undefined: not known. @type {string | undefined} */
   address;
+  /** Whether the server may still be executing what was sent over an earlier connection, which could not be ended. */
+  hasGhost = false;
+  /** When it came back after it was lost, or could not be made, by `performance.now()`; -Infinity: that never was. */
+  cameBack = -Infinity;
 
   /**
    * @param {Source} source
@@ -173,6 +193,8 @@ export class Link {
   async #connect() {
     this.#redis?.destroy();
     const redis = (this.#redis = createRedis(this.#source));
+    const isAgain = this.#wasTried;
+    this.#wasTried = true;
     let isSlow = false;
     const timer = setTimeout(() => {
       isSlow = true;
@@ -188,8 +210,12 @@ export class Link {
       clearTimeout(timer);
       const { id: old, address } = this;
       [, this.id, this.address] = /\bid=(\d+) addr=(\S+)/.exec(String(info)) ?? [];
-      if (this.#wasOpen && !(await this.#end(redis, old, address))) await pause(this.#graceMs);
+      if (this.#wasOpen && !(await this.#end(redis, old, address))) {
+        this.hasGhost = true;
+        await pause(this.#graceMs);
+      }
       this.#wasOpen = true;
+      if (isAgain) this.cameBack = performance.now();
       return true;
     } catch (error) {
       redis.destroy();
@@ -242,14 +268,17 @@ export class Link {
 export class Context {
   #deadline;
   #clock;
+  /** @type {AbortController | undefined} */
+  #ending;
 
   /**
    * @param {import('./messages.js').ReceivedCall | import('./messages.js').ReceivedNotification} request
    * @param {string} service
    * @param {string} worker
    * @param {Clock} clock
+   * @param {number} attempt
    */
-  constructor(request, service, worker, clock) {
+  constructor(request, service, worker, clock, attempt) {
     this.#deadline = request.deadline;
     this.#clock = clock;
     this.id = request.id;
@@ -258,8 +287,8 @@ export class Context {
     this.worker = worker;
     /** The name of the client that calls; undefined: a notification. @type {string | undefined} */
     this.caller = request.replyTo?.split('.')[0];
-    /** Which delivery of the request this is. */
-    this.attempt = 1;
+    /** Which delivery of the request this is: 1, or more where workers that had it were lost (SABIR-ATTEMPT-2). */
+    this.attempt = attempt;
     /** The caller's trace; undefined: none. @type {string | undefined} */
     this.traceparent = request.traceparent;
   }
@@ -267,6 +296,21 @@ export class Context {
   /** How long until the request's deadline, in ms; negative: it has passed; undefined: it has none. @returns {number | undefined} */
   get timeLeftMs() {
     return this.#deadline === undefined ? undefined : this.#deadline - this.#clock.now();
+  }
+
+  /** Aborted when the handler has run longer than the worker's limit: a handler that heeds it frees its place (SABIR-RUN-1). @returns {AbortSignal} */
+  get signal() {
+    return this.#controller.signal;
+  }
+
+  /** @internal @param {Error} reason */
+  _abort(reason) {
+    this.#controller.abort(reason);
+  }
+
+  /** @returns {AbortController} */
+  get #controller() {
+    return (this.#ending ??= new AbortController());
   }
 }
 

@@ -70,3 +70,6 @@ export const leases = (place) => key(place, 'leases');
 
 /** The list of dead letters. @param {Place} place */
 export const dead = (place) => key(place, 'dead');
+
+/** How many deliveries of a request were lost with their worker. @param {Place} place @param {string} id */
+export const attempts = (place, id) => key(place, `attempts:${check('id', id)}`);

@@ -1,16 +1,16 @@
 /**
- * The worker's shell: take, dispatch, reply, beat, stop (sections 9 to 14 of the specification).
+ * The worker's shell: take, dispatch, reply, beat, recover, stop (sections 9 to 14 and 16 of the specification).
  *
  * Three connections: one that waits for elements, one for replies, one for heartbeats (SABIR-TRANSPORT-3). Handlers run side by
- * side on the event loop; one that holds it for more than 6 s loses the worker's lease, because nothing else can run (SABIR-LEASE-1).
+ * side on the event loop; one that holds it for more than 7 s loses the worker's lease, because nothing else can run (SABIR-LEASE-1).
  */
 
 import {
-  acknowledge, bury, giveBack, goodbye, heartbeat, HEARTBEAT_MS, LEASE_MS, readHand, reply, take, TAKE_MS, takeMore,
+  acknowledge, askAttempts, bury, giveBack, goodbye, heartbeat, HEARTBEAT_MS, inFull, LEASE_MS, readHand, reply, take, TAKE_MS, takeMore,
 } from './commands.js';
-import { backoff, Clock, Context, Link, noop, pause, running, uniqueName, withSource } from './connection.js';
+import { backoff, Clock, Context, Link, LONGEST_TIMER_MS, noop, pause, running, uniqueName, withSource } from './connection.js';
 import {
-  ApplicationError, classFor, DeadlineExceeded, InternalError, InvalidParams, isReserved, MethodNotFound, SabirError,
+  ApplicationError, classFor, DeadlineExceeded, InternalError, InvalidParams, isReserved, MethodNotFound, SabirError, WorkerLost,
 } from './errors.js';
 import { check } from './keys.js';
 import { decodeRequest, encodeDeadLetter, encodeError, encodeResult, LIMITS, unwritable } from './messages.js';
@@ -25,6 +25,7 @@ import { decodeRequest, encodeDeadLetter, encodeError, encodeResult, LIMITS, unw
  * @property {string} [namespace] the first part of every key. Default: `sabir`
  * @property {string} [name] the first part of the worker's id. Default: `worker`
  * @property {number} [concurrency] how many handlers may run at once. Default: 100
+ * @property {number} [handlerTimeoutMs] how long a handler may run, in ms. Default: no limit
  * @property {boolean} [traces] whether internal errors carry a stack trace, and are logged with it. Default: false
  * @property {{ warn(message: string): void }} [logger] default: `console`
  * @property {number} [maxBytes] the largest element, in bytes. Default: 1,048,576
@@ -37,6 +38,39 @@ import { decodeRequest, encodeDeadLetter, encodeError, encodeResult, LIMITS, unw
  */
 
 /** @typedef {(...params: any[]) => unknown} Handler May return a promise. */
+
+/**
+ * When an element was taken.
+ * @typedef {object} Taken
+ * @property {number} at when the take was sent, by `performance.now()`
+ * @property {number} epoch how often the lease had been lost before
+ */
+
+/** How long two heartbeats that were answered may lie apart, for a worker that recovers, in ms (SABIR-RECOVER-7). */
+const GAP_MS = 4_000;
+/** The next heartbeat after one that left something to recover, in ms (SABIR-RECOVER-9). */
+const MORE_MS = 50;
+/** A heartbeat that comes later than this is warned of, in ms. */
+const LATE_MS = 4_000;
+/** How long a handler that has run too long may take to heed its signal before it counts as one that hangs, in ms. */
+const HEED_MS = 100;
+
+/** Whether a worker may recover what others left behind (SABIR-RECOVER-7). Pure: moments, in ms of one monotonic clock, are arguments. */
+export class Steadiness {
+  #since = Infinity;
+  #last = -Infinity;
+
+  /** Notes that a heartbeat was answered. @param {number} sent when it was sent @param {boolean} isLost whether the worker's own lease had ended */
+  answered(sent, isLost) {
+    if (isLost || sent - this.#last > GAP_MS) this.#since = sent;
+    this.#last = sent;
+  }
+
+  /** Tells whether a heartbeat may recover. @param {number} now when it is sent */
+  mayRecover(now) {
+    return now - this.#last <= GAP_MS && now - this.#since >= LEASE_MS;
+  }
+}
 
 /** A declared signature, and what checks parameters against it before the handler starts (SABIR-BODY-4). */
 class Signature {
@@ -91,16 +125,25 @@ export class Server {
   #limits;
   #concurrency;
   #traces;
+  #handlerTimeoutMs;
   #links;
   /** @type {Map<string, { signature: Signature, handler: Handler }>} a Map: a name from the wire finds nothing else (SABIR-BODY-3) */
   #methods = new Map();
   /** @type {Map<Promise<void>, Buffer>} what the hand holds and is being run or answered */
   #started = new Map();
+  /** @type {Set<Promise<void>>} handlers that have run longer than the limit, and hold their place */
+  #overdue = new Set();
+  /** How often the lease was lost. */
+  #epoch = 0;
+  /** @internal tests replace it */
+  _steadiness = new Steadiness();
   /** @type {Map<string, string>} what does not work, and why: logged once */
   #troubles = new Map();
   #stopping = new AbortController();
   #ending = new AbortController();
   #freed = noop;
+  /** Why the worker stopped by itself; undefined: it did not. @type {Error | undefined} */
+  #hung;
   /** @type {Promise<void> | undefined} */ #start;
   /** @type {Promise<void> | undefined} */ #stop;
   /** @type {Promise<void> | undefined} */ #taking;
@@ -118,6 +161,10 @@ export class Server {
     this.#concurrency = given.concurrency ?? 100;
     if (!(Number.isSafeInteger(this.#concurrency) && this.#concurrency > 0)) {
       throw new RangeError(`concurrency: expected an integer > 0, got ${this.#concurrency}`);
+    }
+    this.#handlerTimeoutMs = given.handlerTimeoutMs ?? Infinity;
+    if (!(this.#handlerTimeoutMs > 0 && (this.#handlerTimeoutMs <= LONGEST_TIMER_MS || this.#handlerTimeoutMs === Infinity))) {
+      throw new RangeError(`handlerTimeoutMs: expected more than 0 and at most ${LONGEST_TIMER_MS} ms, got ${this.#handlerTimeoutMs}`);
     }
     this.#traces = given.traces ?? false;
     this.#logger = given.logger ?? console;
@@ -194,6 +241,7 @@ export class Server {
    *
    * @param {() => void} [ready] called when the first heartbeat was answered
    * @returns {Promise<void>} when it has stopped
+   * @throws {Error} it stopped by itself, because all handlers that may run at once have run longer than the limit (SABIR-RUN-2)
    */
   async run(ready = noop) {
     let signals = 0;
@@ -205,30 +253,35 @@ export class Server {
       await Promise.race([this.start().then(ready), promise]);
       await promise;
       await this.stop();
+      if (this.#hung) throw this.#hung;
     } finally {
       process.off('SIGTERM', onSignal).off('SIGINT', onSignal);
     }
   }
 
   /**
-   * Decides what becomes of an element, and runs it if it is to be run.
+   * Decides what becomes of a request, and runs it if it is to be run.
    *
    * @internal the in-process double calls it too
    * @param {Buffer} element
    * @param {Clock} [clock]
+   * @param {ReturnType<typeof decodeRequest>} [request] what the element says
+   * @param {number} [attempts] how often it was delivered before
    * @returns {Promise<Answer>}
    */
-  async _handle(element, clock = this.#clock) {
-    const request = decodeRequest(element, this.#limits);
+  async _handle(element, clock = this.#clock, request = decodeRequest(element, this.#limits), attempts = 0) {
     const { id, replyTo } = request;
     let failure = /** @type {Failure & { cause?: unknown }} */ (request);
     if (request.kind !== 'rejected') {
       try {
-        const result = await this.#run(request, clock);
+        const result = await this.#run(request, clock, attempts);
         if (replyTo === undefined) return {}; // nobody waits for the result
         return { token: replyTo, reply: encodeResult({ id: request.id, worker: this.worker, result }, this.#limits) };
       } catch (error) {
         failure = error instanceof SabirError ? error : new InternalError(describe(error)[1], { cause: error });
+        if (attempts && error instanceof SabirError && error.outcome === 'never started') { // SABIR-ATTEMPT-1: here; there it may have run
+          failure = new WorkerLost(`delivered before, to a worker that was lost; this time: ${error.message}`);
+        }
       }
     }
     const { code, message, data, cause } = failure;
@@ -247,8 +300,9 @@ export class Server {
    *
    * @param {import('./messages.js').ReceivedCall | import('./messages.js').ReceivedNotification} request
    * @param {Clock} clock
+   * @param {number} attempts
    */
-  async #run(request, clock) {
+  async #run(request, clock, attempts) {
     if (request.deadline !== undefined && request.deadline <= clock.now()) {
       throw new DeadlineExceeded('the deadline had come'); // SABIR-TIME-4
     }
@@ -256,7 +310,9 @@ export class Server {
     if (!method) throw new MethodNotFound(`no method ${JSON.stringify(request.method)}`); // SABIR-BODY-2
     const params = method.signature.bind(request.params ?? []);
     try {
-      return await running.run(new Context(request, this.#place.service, this.worker, clock), () => method.handler(...params));
+      const context = new Context(request, this.#place.service, this.worker, clock, attempts + 1);
+      const start = () => running.run(context, () => method.handler(...params));
+      return await (this.#handlerTimeoutMs === Infinity ? start() : this.#limited(start, context));
     } catch (thrown) {
       if (thrown instanceof ApplicationError) {
         const { code, message, data } = thrown;
@@ -268,6 +324,42 @@ export class Server {
       const data = this.#traces ? { trace: trace.split('\n') } : undefined; // SABIR-WORKER-7
       throw new InternalError(`${kind}: ${text}`.slice(0, 1000), { data, cause: thrown }); // SABIR-ERROR-1
     }
+  }
+
+  /**
+   * Waits for a handler, but no longer than the limit (SABIR-RUN-1).
+   *
+   * @param {() => unknown} start
+   * @param {Context} context
+   */
+  async #limited(start, context) {
+    const limitMs = this.#handlerTimeoutMs;
+    const begin = performance.now();
+    let isDue = false;
+    /** @type {NodeJS.Timeout | undefined} */
+    let timer;
+    const due = new Promise((resolve) => (timer = setTimeout(() => resolve((isDue = true)), limitMs)));
+    const work = (async () => start())();
+    await Promise.race([work, due]).catch(noop);
+    clearTimeout(timer);
+    if (!isDue && performance.now() - begin <= limitMs) return work;
+    const late = new DOMException(`ran longer than ${limitMs / 1000} s`, 'TimeoutError');
+    const held = work.then(noop, noop).finally(() => {
+      this.#overdue.delete(held);
+      this.#freed();
+    });
+    this.#overdue.add(held);
+    setTimeout(() => this.#checkPlaces(), HEED_MS);
+    context._abort(late);
+    throw late;
+  }
+
+  /** Stops when no handler can be started any more (SABIR-RUN-2). */
+  #checkPlaces() {
+    if (this.#overdue.size < this.#concurrency || this.#stop) return;
+    this.#hung = new Error(`stopped: all ${this.#concurrency} handlers have run longer than ${this.#handlerTimeoutMs / 1000} s`);
+    this.#warn(this.#hung.message);
+    void this.stop();
   }
 
   /** Writes an error; one that is too large becomes an internal error. @param {{ id: string } & Failure} error */
@@ -288,27 +380,28 @@ export class Server {
     let isNew = false; // whether the hand is to be read first
     let more = 1; // how many to ask for behind the first: more where there were more, so that a full queue costs few round trips
     while (!signal.aborted) {
-      const room = this.#concurrency - this.#started.size; // SABIR-WORKER-3
+      const room = this.#concurrency - this.#started.size - this.#overdue.size; // SABIR-WORKER-3
       if (room <= 0) {
         await new Promise((resolve) => (this.#freed = () => resolve(undefined)));
         continue;
       }
       try {
         isNew = (await link.open()) || isNew;
+        const taken = this.#now();
         if (isNew) {
           const unseen = await this.#unseen(link); // SABIR-LOST-3
           isNew = false;
-          if (!signal.aborted) for (const element of unseen) this.#begin(element);
+          if (!signal.aborted) for (const element of unseen) this.#begin(element, taken);
           continue;
         }
         const extra = Math.min(more, room - 1);
         const commands = take(this.#place, this.worker, this.#leaseEnds(), TAKE_MS);
         for (let i = 0; i < extra; i++) commands.push(...takeMore(this.#place, this.worker));
         const answers = await link.send(commands, TAKE_MS);
-        const taken = answers.filter((answer) => answer instanceof Buffer);
+        const elements = answers.filter((answer) => answer instanceof Buffer);
         if (signal.aborted) break; // #leave gives it back
-        for (const element of taken) this.#begin(element);
-        more = taken.length > extra ? more * 2 : Math.max(1, taken.length - 1);
+        for (const element of elements) this.#begin(element, taken);
+        more = elements.length > extra ? more * 2 : Math.max(1, elements.length - 1);
         const refused = answers.find((answer) => answer instanceof Error);
         if (refused) throw refused;
         this.#works('take');
@@ -336,16 +429,44 @@ export class Server {
     });
   }
 
-  /** Runs and answers an element of the hand. @param {Buffer} element */
-  #begin(element) {
-    const work = this._handle(element)
-      .then((answer) => this.#finish(element, answer))
+  /** Runs and answers an element of the hand. @param {Buffer} element @param {Taken} taken */
+  #begin(element, taken) {
+    const work = this.#settle(element, taken)
       .catch((error) => this.#warn(`an element stays in the hand: ${describe(error)[1]}`)) // one too large for a dead letter
       .finally(() => {
         this.#started.delete(work);
         this.#freed();
       });
     this.#started.set(work, element);
+  }
+
+  /** @param {Buffer} element @param {Taken} taken */
+  async #settle(element, taken) {
+    const request = decodeRequest(element, this.#limits);
+    const attempts = request.kind !== 'rejected' && request.idempotent ? await this.#attempts(request.id) : 0;
+    while (performance.now() - taken.at > LEASE_MS || taken.epoch !== this.#epoch) { // SABIR-LEASE-3
+      taken = this.#now();
+      const [hand] = await this.#patiently('read the hand', () => ask(this.#links.reply, readHand(this.#place, this.worker)));
+      if (!holds(hand, element)) return this.#warn(`${request.id ?? 'an element without an id'}: another worker recovered it before it was started`);
+    }
+    await this.#finish(element, await this._handle(element, this.#clock, request, attempts));
+  }
+
+  /** @returns {Taken} */
+  #now() {
+    return { at: performance.now(), epoch: this.#epoch };
+  }
+
+  /** Asks how often a request was delivered before (SABIR-ATTEMPT-1). @param {string} id @returns {Promise<number>} */
+  async #attempts(id) {
+    const { reply: link } = this.#links;
+    const [attempts] = await this.#patiently('ask for attempts', async () => {
+      await link.open();
+      const answers = await link.send(askAttempts(this.#place, id));
+      if (answers[0] instanceof Error && !answers[0].message.startsWith('WRONGTYPE')) throw answers[0];
+      return answers;
+    });
+    return Number(attempts) || 0;
   }
 
   /**
@@ -365,7 +486,7 @@ export class Server {
       try {
         if (isAgain) { // SABIR-LOST-4: the link has ended the old connection
           const [hand] = await ask(link, readHand(place, worker));
-          if (!hand.some((/** @type {Buffer} */ held) => held.equals(element))) return;
+          if (!holds(hand, element)) return;
         }
         await link.open();
         isAgain = true;
@@ -381,29 +502,46 @@ export class Server {
     }
   }
 
-  /** Says that the worker lives, every 3 s until it has nothing left (SABIR-LEASE-1). @param {() => void} first */
-  async #beat(first) {
+  /** Says that the worker lives, every 3 s until it has nothing left (SABIR-LEASE-1), and recovers. @param {() => void} begun */
+  async #beat(begun) {
     const { beat: link } = this.#links;
     const { signal } = this.#ending;
-    let delay = backoff();
-    while (!signal.aborted) {
-      const begin = performance.now();
+    let delay = backoff(1_000);
+    for (let isFirst = true; !signal.aborted;) {
       try {
         await link.open();
         const sent = performance.now();
-        const done = (await link.send(heartbeat(this.#place, this.worker, this.#leaseEnds()))).at(-1);
-        const refused = Array.isArray(done) ? done.find((answer) => answer instanceof Error) : done;
-        if (refused) throw refused;
-        this.#clock.set(done[0], sent);
+        const judges = this._steadiness.mayRecover(sent);
+        const [seconds, microseconds, isLost, recovered, more] = await execute(link, heartbeat(this.#place, this.worker, judges));
+        this.#clock.set([seconds, microseconds], sent);
+        this._steadiness.answered(sent, isLost === 1);
         this.#works('beat');
-        first();
-        delay = backoff();
-        await pause(HEARTBEAT_MS - (performance.now() - begin), signal);
+        if (recovered) this.#warn(`recovered from workers that were lost: ${recovered}`);
+        if (isFirst) {
+          begun();
+          void this.#checkEviction(link);
+        } else if (isLost) {
+          this.#epoch++;
+          this.#warn('the lease had ended: what was not started is looked for in the hand again');
+        }
+        isFirst = false;
+        delay = backoff(1_000);
+        const due = sent + (more ? MORE_MS : HEARTBEAT_MS); // SABIR-RECOVER-9
+        await pause(due - performance.now(), signal);
+        const lateMs = performance.now() - due;
+        if (lateMs > LATE_MS) this.#warn(`a heartbeat comes ${Math.round(lateMs)} ms late: what held the event loop cost the lease, or nearly`);
       } catch (error) {
         if (!signal.aborted && !this.#stopping.signal.aborted) this.#fails('beat', error);
         await pause(delay(), signal);
       }
     }
+  }
+
+  /** Warns of a Redis that may evict the queue (SABIR-TRANSPORT-5). @param {Link} link */
+  async #checkEviction(link) {
+    const [memory] = await link.send([['INFO', 'memory']]).catch(() => []);
+    const policy = /^maxmemory_policy:(\S+)/m.exec(String(memory))?.[1] ?? 'noeviction';
+    if (policy !== 'noeviction') this.#warn(`Redis may evict the queue: expected the maxmemory_policy noeviction, got ${policy}`);
   }
 
   /** When a lease that begins now ends, in ms of Redis's clock. */
@@ -421,7 +559,7 @@ export class Server {
       do { // again and again, as it may come before the take that it is to end
         if (taking.id) await ask(link, [['CLIENT', 'UNBLOCK', taking.id]]).catch(noop);
       } while (!(await Promise.race([isDone, pause(50)])));
-      await this.#patiently(async () => {
+      await this.#patiently('stop', async () => {
         await taking.open(); // a lost connection could still take
         for (const _ of await this.#unseen(link)) await ask(link, giveBack(this.#place, this.worker)); // SABIR-STOP-3
       });
@@ -431,21 +569,30 @@ export class Server {
     if (!this.#taking) beat.close(); // it never served: there is nothing to wait for
     await this.#beating;
     beat.close();
-    if (this.#taking) await this.#patiently(async () => {
-      const [hand] = await ask(link, readHand(this.#place, this.worker));
-      if (!hand.length) await ask(link, goodbye(this.#place, this.worker)); // SABIR-STOP-4
+    if (this.#taking) await this.#patiently('stop', async () => {
+      await link.open();
+      if (await execute(link, goodbye(this.#place, this.worker))) return; // SABIR-STOP-5
+      this.#warn('stopped with something in the hand: it is left to be recovered');
     });
     taking.close();
     link.close();
   }
 
-  /** Does something that may be done again, until it works. @param {() => Promise<void>} step */
-  async #patiently(step) {
+  /**
+   * Does something that may be done again, until it works.
+   *
+   * @template T
+   * @param {string} what
+   * @param {() => Promise<T>} step
+   */
+  async #patiently(what, step) {
     for (const delay = backoff(); ; await pause(delay())) {
       try {
-        return await step();
+        const done = await step();
+        this.#works(what);
+        return done;
       } catch (error) {
-        this.#fails('stop', error);
+        this.#fails(what, error);
       }
     }
   }
@@ -476,6 +623,22 @@ async function ask(link, commands) {
   if (refused) throw refused;
   return answers;
 }
+
+/**
+ * Runs a script; a Redis that does not know it gets its text (SABIR-SCRIPT-1).
+ *
+ * @param {Link} link
+ * @param {import('./commands.js').Command[]} script
+ */
+async function execute(link, [script]) {
+  let [answer] = await link.send([script]);
+  if (answer instanceof Error && answer.message.startsWith('NOSCRIPT')) [answer] = await link.send([inFull(script)]);
+  if (answer instanceof Error) throw answer;
+  return answer;
+}
+
+/** @param {Buffer[]} hand @param {Buffer} element */
+const holds = (hand, element) => hand.some((held) => held.equals(element));
 
 /** Promise.withResolvers, which Node 20 lacks. @returns {{ promise: Promise<void>, resolve: () => void }} */
 function withResolvers() {

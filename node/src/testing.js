@@ -2,6 +2,7 @@
 
 import { Client } from './client.js';
 import { Clock } from './connection.js';
+import { ServiceUnavailable } from './errors.js';
 
 /** A client whose services are servers of this process, never started. Each request is written, read, run, and answered as over Redis. */
 export class TestClient extends Client {
@@ -23,7 +24,8 @@ export class TestClient extends Client {
   async _push(place, batch) {
     batch.sent = true;
     const server = this.#servers.get(place.service);
-    if (!server) return true; // nobody serves: the call waits until its time-out
+    if (!server) batch.end(() => (batch.inbox.token ? new ServiceUnavailable(`no worker serves ${place.service}`) : undefined));
+    if (!server) return true;
     await Promise.all(batch.write().map(async (element) => {
       const answer = await server._handle(element, this.#clock);
       if ('reply' in answer) this._deliver(batch.inbox, answer.reply);
@@ -35,5 +37,10 @@ export class TestClient extends Client {
   /** @override @protected @param {import('./keys.js').Place} _ @param {import('./client.js').Inbox} inbox */
   async _read(_, inbox) {
     inbox.isRead = true; // _push delivers
+  }
+
+  /** @override @protected @param {import('./keys.js').Place} place */
+  async _isServed(place) {
+    return this.#servers.has(place.service);
   }
 }

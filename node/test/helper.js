@@ -115,6 +115,8 @@ export async function setUp(t, url) {
       await server.start();
       return server;
     },
+    /** Says that somebody serves, though nobody does. */
+    pretend: () => redis.do('SET', key('alive'), '1', 'PX', 60_000),
     hand: (server) => redis.do('LRANGE', key(`active:${server.worker}`), 0, -1),
     requests: () => redis.do('LRANGE', key('requests'), 0, -1),
     dead: async () => (await redis.do('LRANGE', key('dead'), 0, -1)).map((letter) => JSON.parse(letter)),
@@ -136,8 +138,9 @@ export const element = (method, params, { id = ID, replyTo = 'cli.1', ...more } 
 });
 
 /**
- * A TCP proxy. `rules`: `{ when(text) → boolean, then: 'cut' | 'cut before' | 'silence' }`; the first rule that a chunk from the
- * client meets is used up and fires when the server has answered ('cut before': before the server gets it).
+ * A TCP proxy. `rules`: `{ when(text) → boolean, then: 'cut' | 'cut before' | 'silence' | async function }`; the first rule that a
+ * chunk from the client meets is used up and fires when the server has answered ('cut before': before the server gets it; a function
+ * is awaited before the server gets it).
  */
 export async function proxy(t, url) {
   const { port, hostname } = new URL(url);
@@ -159,7 +162,13 @@ export async function proxy(t, url) {
       const index = state.rules.findIndex((rule) => rule.when(text));
       if (index >= 0) then = state.rules.splice(index, 1)[0].then;
       if (then === 'cut before') return end();
-      far.write(chunk);
+      if (typeof then !== 'function') return far.write(chunk);
+      near.pause();
+      return then().then(() => {
+        then = undefined;
+        far.write(chunk);
+        near.resume();
+      });
     });
     far.on('data', (chunk) => {
       if (then === 'cut') end();

@@ -81,13 +81,14 @@ describe('calling', () => {
         .map((value) => [() => client.call('calc', 'echo', [value]), TypeError]),
     ];
     for (const [call, type] of refused) await assert.rejects(call(), type);
-    for (const options of [{ name: 'a.b' }, { namespace: 'a:b' }, { timeoutMs: 0 }]) assert.throws(() => my.client(options), RangeError);
+    for (const options of [{ name: 'a.b' }, { namespace: 'a:b' }, { timeoutMs: 0 }, { maxQueue: 0 }, { maxQueue: 1.5 }, { maxQueue: Infinity }]) assert.throws(() => my.client(options), RangeError);
     for (const options of ['ftp://localhost', { errors: [Error] }]) assert.throws(() => new Client(options), TypeError);
     assert.deepEqual(await my.redis.do('KEYS', `${my.namespace}:*`), []);
   });
 
   test('SABIR-CALL-2 SABIR-CALL-6 a call that nobody answers ends by its time-out', async (t) => {
     const my = await setUp(t, url);
+    await my.pretend();
     const begin = performance.now();
     await assert.rejects(my.client().call('calc', 'add', [1, 2], { timeoutMs: 1_000 }), CallTimeout);
     const took = performance.now() - begin;
@@ -103,6 +104,7 @@ describe('calling', () => {
 
   test('SABIR-CALL-3 SABIR-CALL-5 SABIR-ENVELOPE-5 the element that is sent', async (t) => {
     const my = await setUp(t, url);
+    await my.pretend();
     const client = new Client({ url, namespace: my.namespace, name: 'web-1' });
     const call = client.call('calc', 'add', [1, 2], { idempotent: true, traceparent: '00-1' });
     const [sent] = await until(async () => (await my.requests()).length && my.requests());
@@ -117,6 +119,7 @@ describe('calling', () => {
 
   test('SABIR-REPLY-4 SABIR-REPLY-5 late, strange and invalid replies', async (t) => {
     const my = await setUp(t, url);
+    await my.pretend();
     const call = my.client().call('calc', 'add', [1, 2]);
     const [sent] = await until(async () => (await my.requests()).length && my.requests());
     const { id, reply_to: token } = JSON.parse(sent);
@@ -244,7 +247,9 @@ describe('errors', () => {
     for (const bad of [['f', [], 'f'], ['f', undefined, f], ['f', ['a?', 'b'], f], ['f', ['...a', 'b'], f], ['f', ['a', 'a'], f], [1, [], f]]) assert.throws(() => server.register(...bad), TypeError);
     assert.throws(() => server.expose({}, { add2: [] }), TypeError);
     assert.throws(() => new Server('a.b'), RangeError);
-    assert.throws(() => new Server('calc', { concurrency: 0 }), RangeError);
+    for (const options of [{ concurrency: 0 }, { handlerTimeoutMs: 0 }, { handlerTimeoutMs: '1s' }, { handlerTimeoutMs: 2 ** 31 }]) {
+      assert.throws(() => new Server('calc', options), RangeError);
+    }
   });
 });
 
@@ -315,34 +320,43 @@ describe('notifications and dead letters', () => {
 });
 
 describe('a worker', () => {
-  test('SABIR-REPLY-3 SABIR-LEASE-1 SABIR-LEASE-2 SABIR-TRANSPORT-3 sends exactly these commands', async (t) => {
+  test('SABIR-REPLY-3 SABIR-LEASE-1 SABIR-LEASE-2 SABIR-TRANSPORT-3 SABIR-WAIT-1 SABIR-WAIT-2 sends exactly these commands', async (t) => {
     const my = await setUp(t, url);
     const monitor = await raw(url);
     const seen = [];
     await monitor.monitor((line) => {
       const [, connection, rest] = /^\S+ \[\d+ (\S+)\] (.*)$/.exec(String(line)) ?? [];
-      if (rest && !/^"(CLIENT|TIME|HELLO|KEYS|LLEN)"/i.test(rest)) seen.push([connection, rest.replaceAll('"', '').split(' ')]);
+      if (rest && connection !== 'lua' && !/^"(CLIENT|TIME|HELLO|KEYS|LLEN|INFO)"/i.test(rest)) seen.push([connection, rest.replaceAll('"', '').split(' ')]);
     });
     t.after(() => monitor.destroy());
+    await my.redis.do('SCRIPT', 'FLUSH');
     const server = await my.serving();
     await until(() => seen.some(([, [name]]) => name === 'BLMOVE'));
     const client = my.client();
     assert.equal(await client.call('calc', 'add', [1, 2]), 3);
-    await until(() => seen.some(([, [name]]) => name === 'LREM'));
-    const [hand, leases] = [my.key(`active:${server.worker}`), my.key('leases')];
-    const short = (command) => command.map((word) => (/^\d{13}$/.test(word) ? 'TIME' : word.startsWith('{') ? 'JSON' : word.replace(/web-1\.\w+/, 'TOKEN')));
+    assert.equal(await client.call('calc', 'add', [1, 2]), 3);
+    await until(() => seen.filter(([, [name]]) => name === 'LTRIM').length === 2);
+    await server.stop();
+    const [hand, leases, requests, alive] = [my.key(`active:${server.worker}`), my.key('leases'), my.key('requests'), my.key('alive')];
+    const short = (command) => command.map((word) => (/^\d{13}$/.test(word) ? 'TIME' : word.startsWith('{') ? 'JSON' : word.replace(/web-1\.\w+/, 'TOKEN')))
+      .map((word, index) => (/^EVAL/.test(command[0]) && index === 1 ? 'SCRIPT' : word));
     const by = (connection) => seen.filter(([from]) => from === connection).map(([, command]) => short(command));
-    const of = (name) => seen.find(([, command]) => command.includes(name))[0];
+    const of = (name, key = '') => seen.find(([, command]) => command[0] === name && command[1].includes(key))[0];
     const token = my.key('reply:TOKEN');
-    const [beat, take] = [of('PX'), of('BLMOVE')];
-    const answer = seen.find(([, command]) => command[0] === 'PEXPIRE')[0];
-    assert.deepEqual(by(beat), [['MULTI'], ['ZADD', leases, 'TIME', server.worker], ['SET', my.key('alive'), '1', 'PX', '10000'], ['EXEC']]);
-    const taking = [['ZADD', leases, 'TIME', server.worker], ['BLMOVE', my.key('requests'), hand, 'LEFT', 'RIGHT', '2'], ['LMOVE', my.key('requests'), hand, 'LEFT', 'RIGHT']];
+    const [beat, take, answer, push, look] = [of('EVALSHA'), of('BLMOVE', ':requests'), of('PEXPIRE'), of('RPUSH', ':requests'), of('BLMOVE', ':reply:')];
+    assert.equal(new Set([beat, take, answer, push, look]).size, 5, 'connections of their own');
+    const beating = ['SCRIPT', '4', requests, leases, alive, my.key('dead'), server.worker, '0'];
+    assert.deepEqual(by(beat).map(([name]) => name).slice(0, 2), ['EVALSHA', 'EVAL'], 'SABIR-SCRIPT-1');
+    assert.deepEqual(by(beat)[0], ['EVALSHA', ...beating], 'SABIR-RECOVER-7 it does not recover yet');
+    assert.deepEqual(by(beat)[1].slice(-7), beating.slice(-7));
+    const taking = [['ZADD', leases, 'TIME', server.worker], ['BLMOVE', requests, hand, 'LEFT', 'RIGHT', '2'], ['LMOVE', requests, hand, 'LEFT', 'RIGHT']];
     assert.deepEqual(by(take).filter(([name]) => name !== 'LRANGE').slice(0, 3), taking);
-    assert.deepEqual(by(answer), [['MULTI'], ['RPUSH', token, 'JSON'], ['PEXPIRE', token, '60000'], ['LREM', hand, '1', 'JSON'], ['EXEC']]);
-    assert.equal(new Set([beat, take, answer, of('BLPOP')]).size, 4, 'connections of their own');
-    assert.deepEqual(short(seen.find(([, command]) => command[0] === 'BLPOP')[1]), ['BLPOP', token, '5']);
-    assert.equal(seen.filter(([, [name, key]]) => name === 'RPUSH' && key === my.key('requests')).length, 1);
+    const replying = [['MULTI'], ['RPUSH', token, 'JSON'], ['PEXPIRE', token, '60000'], ['LREM', hand, '1', 'JSON'], ['EXEC']];
+    assert.deepEqual(by(answer).slice(0, 10), [...replying, ...replying]);
+    assert.deepEqual(by(answer).find(([name]) => name === 'EVALSHA'), ['EVALSHA', 'SCRIPT', '3', leases, alive, hand, server.worker], 'SABIR-STOP-5');
+    assert.deepEqual(by(push), [['RPUSH', requests, 'JSON'], ['EXISTS', alive], ['RPUSH', requests, 'JSON'], ['EXISTS', alive]], 'SABIR-ALIVE-1');
+    const looking = ['BLMOVE', token, token, 'LEFT', 'LEFT', 'SECONDS'];
+    assert.deepEqual(by(look).map((command) => command.map((word) => (/^(3|2\.9\d*)$/.test(word) ? 'SECONDS' : word))), [looking, ['LTRIM', token, '1', '-1'], looking, ['LTRIM', token, '1', '-1']]);
   });
 
   test('what it leaves behind', async (t) => {
@@ -359,7 +373,7 @@ describe('a worker', () => {
       assert.ok(ttl > most - 5_000 && ttl <= most, `${key} ${ttl}`);
     }
     await server.stop();
-    assert.deepEqual((await my.redis.do('KEYS', `${my.namespace}:*`)).sort(), [my.key('alive'), my.key('reply:cli.1')]);
+    assert.deepEqual((await my.redis.do('KEYS', `${my.namespace}:*`)).sort(), [my.key('reply:cli.1')], 'SABIR-STOP-5');
     assert.deepEqual(my.logged, []);
   });
 
@@ -514,7 +528,7 @@ describe('a worker', () => {
     const spec = (await import('node:fs')).readFileSync(new URL('../../protocol/spec.md', import.meta.url), 'utf8');
     const rules = spec.match(/^ {4}ACL SETUSER \S+ +on .*$/gm).map((line) => line.trim().replaceAll('sabir:{calc}', `${my.namespace}:{calc}`).split(/ +/));
     const [, major] = /(?:redis|valkey)_version:(\d+)/.exec(await my.redis.do('INFO', 'server'));
-    if (Number(major) < 7) for (const rule of rules) rule.forEach((word, index) => (rule[index] = word.replace('%W~', '~')));
+    if (Number(major) < 7) for (const rule of rules) rule.forEach((word, index) => (rule[index] = word.replace(/%[RW]~/, '~')));
     const users = rules.map(([, , name]) => `${my.namespace}-${name}`);
     for (const [index, [acl, setuser, , on, , ...rest]] of rules.entries()) await my.redis.do(acl, setuser, users[index], on, '>secret', ...rest);
     t.after(async () => { const redis = await raw(url); await redis.do('ACL', 'DELUSER', ...users); redis.destroy(); });

@@ -28,7 +28,7 @@ test('the public surface', () => {
   assert.deepEqual(Object.keys(sabir).sort(), ['ApplicationError', 'Client', 'SabirError', 'Server', 'context', 'named', ...errors].sort());
   assert.deepEqual(Object.keys(testing), ['TestClient']);
   const methods = (type) => Object.getOwnPropertyNames(type.prototype).filter((name) => !name.startsWith('_'));
-  assert.deepEqual(methods(sabir.Client), ['constructor', 'service', 'call', 'many', 'notify', 'close']);
+  assert.deepEqual(methods(sabir.Client), ['constructor', 'service', 'call', 'many', 'notify', 'retry', 'waitForService', 'close']);
   assert.deepEqual(methods(sabir.Server), ['constructor', 'register', 'expose', 'start', 'stop', 'run']);
 });
 
@@ -42,9 +42,15 @@ test('errors.json and the classes say the same', () => {
 
 test('SABIR-KEY-1 nobody but keys.js spells a key', () => {
   for (const file of readdirSync(join(folder, 'src'))) {
-    if (file === 'keys.js') continue;
+    if (file === 'keys.js' || !file.endsWith('.js')) continue;
     const code = read(`src/${file}`).replace(/\/\*[^]*?\*\//g, '').replace(/\/\/.*/g, '');
-    assert.doesNotMatch(code, /[`'"][^`'"\n]*(:\{|:requests|:active|:reply|:alive|:leases|:dead)/, file);
+    assert.doesNotMatch(code, /[`'"][^`'"\n]*(:\{|:requests|:active|:reply|:alive|:leases|:dead|:attempts)/, file);
+  }
+});
+
+test('the scripts are those of the protocol, byte for byte', () => {
+  for (const file of readdirSync(join(folder, 'src/scripts'))) {
+    assert.equal(read(`src/scripts/${file}`), read(`../protocol/scripts/${file}`), `cp protocol/scripts/${file} node/src/scripts/`);
   }
 });
 
@@ -81,7 +87,7 @@ test('the lock file names no registry', () => {
 test('every requirement that a source names is one of the specification', () => {
   const known = new Set(readFileSync(join(folder, '../protocol/spec.md'), 'utf8').match(/^#### (SABIR-\S+)/gm).map((line) => line.slice(5)));
   for (const place of ['src', 'test']) {
-    for (const file of readdirSync(join(folder, place))) {
+    for (const file of readdirSync(join(folder, place), { recursive: true }).filter((name) => /\.(js|lua)$/.test(name))) {
       for (const [id] of read(`${place}/${file}`).matchAll(/SABIR-[A-Z]+-\d+/g)) assert.ok(known.has(id), `${file}: ${id}`);
     }
   }
@@ -123,7 +129,7 @@ test('the folder alone is enough, and its example worker stops on SIGTERM (SABIR
   worker.child.kill('SIGTERM');
   assert.match((await worker).stdout, /^ready calc worker\.[0-9a-f]{16}\n$/);
   const redis = await raw(url);
-  const left = (await redis.do('KEYS', `copy-${process.pid}:*`)).filter((key) => !/:(alive|reply:.*)$/.test(key));
+  const left = (await redis.do('KEYS', `copy-${process.pid}:*`)).filter((key) => !/:reply:/.test(key));
   const ttls = await Promise.all((await redis.do('KEYS', `copy-${process.pid}:*`)).map((key) => redis.do('PTTL', key)));
   redis.destroy();
   assert.deepEqual(left, []);

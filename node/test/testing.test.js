@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ApplicationError, CallTimeout, context, InvalidParams, InvalidResult, MethodNotFound, named, Server } from '../src/index.js';
+import { ApplicationError, context, InvalidParams, InvalidResult, MethodNotFound, named, Server, ServiceUnavailable } from '../src/index.js';
 import { TestClient } from '../src/testing.js';
 
 class TooPoor extends ApplicationError {
@@ -27,7 +27,9 @@ test('results and errors', async () => {
   await assert.rejects(calc.add(1), InvalidParams);
   await assert.rejects(calc.date(), InvalidResult);
   await assert.rejects(calc.add(1, NaN), TypeError);
-  await assert.rejects(client.call('other', 'add', [1, 2], { timeoutMs: 20 }), CallTimeout);
+  await assert.rejects(client.call('other', 'add', [1, 2]), ServiceUnavailable);
+  await assert.rejects(client.waitForService('other', { timeoutMs: 20 }), ServiceUnavailable);
+  await client.waitForService('calc');
   assert.deepEqual((await client.many('calc', [['add', [1, 2]], ['buy']])).map((outcome) => outcome.name ?? outcome), [3, 'TooPoor']);
 });
 

@@ -1,8 +1,8 @@
 /**
- * The client's shell: call, wait, time out (sections 9, 10 and 13 of the specification).
+ * The client's shell: call, wait, time out (sections 9, 10, 13 and 16 of the specification).
  *
- * All calls of one service that are in flight share one token and one connection that waits for replies; all requests leave over
- * one other connection.
+ * All calls of one service that are in flight share one token and one connection, its inbox, that waits for replies and looks
+ * whether somebody serves; all requests leave over one other connection, which never blocks.
  */
 import { Link } from './connection.js';
 import { ApplicationError } from './errors.js';
@@ -35,6 +35,10 @@ export type ClientOptions = {
      */
     errors?: (typeof ApplicationError)[];
     /**
+     * how many elements the queue may hold when a request is added; null: no bound. Default: 100,000
+     */
+    maxQueue?: number | null;
+    /**
      * the largest request, in bytes. Default: 1,048,576
      */
     maxBytes?: number;
@@ -49,7 +53,7 @@ export type CallOptions = {
      */
     timeoutMs?: number;
     /**
-     * whether running it more than once does no harm. Default: false
+     * whether running it more than once does no harm: it is delivered again when its worker is lost. Default: false
      */
     idempotent?: boolean;
     /**
@@ -72,44 +76,66 @@ export declare const named: (params: Record<string, unknown>) => Named;
 export type Inbox = {
     token: string;
     /**
-     * what ends each call, by its id
+     * the requests without an outcome, by their ids
      */
-    waiting: Map<string, (outcome: unknown) => void>;
+    waiting: Map<string, Pending>;
     /**
      * when the last of them times out, by `performance.now()`
      */
     until: number;
     /**
+     * when it was asked last whether somebody serves, and somebody did
+     */
+    asked: number;
+    /**
      * whether somebody reads it
      */
     isRead: boolean;
     /**
+     * who reads it
+     */
+    reading?: Promise<void>;
+    /**
      * whether its connection is away
      */
     isLost: boolean;
+    /**
+     * whether its connection was lost before: no new call gets this token
+     */
+    isRetired: boolean;
+    /**
+     * how many replies at the head of the list were read and are to be removed
+     */
+    read: number;
+    /**
+     * when they were read, by `performance.now()`
+     */
+    readAt: number;
     link: Link;
 };
-/**
- * Where the replies to one token arrive.
- * @typedef {object} Inbox
- * @property {string} token
- * @property {Map<string, (outcome: unknown) => void>} waiting what ends each call, by its id
- * @property {number} until when the last of them times out, by `performance.now()`
- * @property {boolean} isRead whether somebody reads it
- * @property {boolean} isLost whether its connection is away
- * @property {Link} link
- */
+export type Pending = {
+    id: string;
+    /**
+     * as it was written last
+     */
+    element: Buffer;
+    batch: Batch;
+    resolve: (outcome: unknown) => void;
+};
 /** Requests that leave in one RPUSH, until each has an outcome: a result, or an error. */
 export declare class Batch {
     #private;
     inbox: Inbox;
-    write: () => Buffer[];
     idempotent: boolean;
     until: number;
+    /** @type {Pending[]} */
+    requests: Pending[];
     /** @type {Promise<unknown>[]} */
     outcomes: Promise<unknown>[];
     /** Whether Redis may have got them. */
     sent: boolean;
+    /** From when on they can be given up for lost, by `performance.now()`. */
+    judgedFrom: number;
     /** @type {unknown} what went wrong last */
     trouble: unknown;
     /**
@@ -121,16 +147,23 @@ export declare class Batch {
      */
     constructor(inbox: Inbox, ids: string[], timeoutMs: number, write: () => Buffer[], idempotent: boolean);
     get isOver(): boolean;
+    /** Returns the elements, as they are to be sent now. */
+    write(): Buffer<ArrayBufferLike>[];
     /** Gives an outcome to all that have none. @param {() => unknown} outcome */
     end(outcome: () => unknown): void;
 }
 /** Calls methods of services. Any number of calls can be in flight at once. */
 export declare class Client {
     #private;
+    /** @internal tests shorten them */
+    _paces: {
+        askMs: number;
+        calmMs: number;
+    };
     /**
      * @param {ClientOptions | string} [options] options, or a url alone. Nothing is connected before the first call
      * @throws {TypeError} an option of the wrong type
-     * @throws {RangeError} a name outside its grammar, or a time-out that is not positive
+     * @throws {RangeError} a name outside its grammar, a time-out that is not positive, or a bound below 1
      */
     constructor(options?: ClientOptions | string);
     /**
@@ -174,23 +207,57 @@ export declare class Client {
      * @param {object} [options]
      * @param {number} [options.expiresMs] how long it may wait in the queue, in ms; undefined: for ever
      * @param {number} [options.timeoutMs] how long to wait for Redis to have it, in ms. Default: the client's
+     * @param {boolean} [options.idempotent] whether running it more than once does no harm: then it is delivered again when its worker
+     *   is lost. Default: false
      * @param {string} [options.traceparent] the trace (W3C). Default: that of the handler that is running
      * @returns {Promise<string>} its id, when Redis has it
      * @throws {NotQueued} Redis does not have it
+     * @throws {Overloaded} the queue is longer than its bound: it was taken back
      * @throws {ConnectionLost} nobody knows whether Redis has it
      * @throws {TypeError} @throws {RangeError} @throws {SabirError} it can't be sent at all
      */
-    notify(service: string, method: string, params?: Params | null, { expiresMs, timeoutMs, traceparent }?: {
+    notify(service: string, method: string, params?: Params | null, options?: {
         expiresMs?: number;
         timeoutMs?: number;
+        idempotent?: boolean;
         traceparent?: string;
     }): Promise<string>;
+    /**
+     * Makes a call, and makes it again, with growing pauses and within the time-out of the whole, when it ended with an error that lets
+     * it (SABIR-RETRY-1): one after which it may be sent again, or, if it is idempotent, may have run.
+     *
+     * @param {string} service
+     * @param {string} method
+     * @param {Params | null} [params]
+     * @param {CallOptions} [options]
+     * @returns {Promise<any>}
+     * @throws {SabirError} what the last call ended with
+     * @throws {TypeError} @throws {RangeError} as `call`
+     */
+    retry(service: string, method: string, params?: Params | null, { timeoutMs, ...options }?: CallOptions): Promise<any>;
+    /**
+     * Waits until somebody serves, for programs that start in any order.
+     *
+     * @param {string} service
+     * @param {object} [options]
+     * @param {number} [options.timeoutMs] how long, in ms. Default: the client's
+     * @returns {Promise<void>}
+     * @throws {ServiceUnavailable} nobody does within the time
+     * @throws {NotQueued} Redis could not be asked
+     * @throws {TypeError} @throws {RangeError} an argument is wrong
+     */
+    waitForService(service: string, { timeoutMs }?: {
+        timeoutMs?: number;
+    }): Promise<void>;
+    /** Asks whether somebody serves. @protected @param {Place} place @returns {Promise<boolean>} */
+    protected _isServed(place: Place): Promise<boolean>;
     /** Ends all connections; calls in flight end with ConnectionLost or NotQueued. */
     close(): Promise<void>;
     /** Returns where the replies of a service arrive. @protected @param {Place} place @returns {Inbox} */
     protected _inbox({ service }: Place): Inbox;
     /**
-     * Puts a batch into the queue, once (SABIR-LOST-1).
+     * Puts a batch into the queue, once (SABIR-LOST-1), and asks behind it whether somebody serves (SABIR-ALIVE-1). A notification
+     * is left there in any case (SABIR-ALIVE-7).
      *
      * @protected
      * @param {Place} place

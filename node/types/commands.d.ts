@@ -1,5 +1,5 @@
 /**
- * The Redis commands of each step, as data: arrays of arrays of arguments (sections 9 to 14 of the specification).
+ * The Redis commands of each step, as data: arrays of arrays of arguments (sections 9 to 14 and 16 of the specification).
  *
  * Pure. Times are in ms; the commands of one step go out in one write.
  */
@@ -14,24 +14,61 @@ export declare const LEASE_MS = 10000;
 export declare const HEARTBEAT_MS = 3000;
 export declare const TAKE_MS = 2000;
 export declare const DEAD_LETTERS = 1000;
+/**
+ * Makes the same of an EVALSHA with the script's text, for a Redis that does not know it (SABIR-SCRIPT-1).
+ *
+ * @param {Command} command @returns {Command}
+ */
+export declare const inFull: ([, digest, ...rest]: Command) => Command;
 /** Appends requests to the queue (SABIR-CALL-1). @param {Place} place @param {Argument[]} elements @returns {Command[]} */
 export declare const push: (place: Place, elements: Argument[]) => Command[];
-/** Waits for a reply. @param {Place} place @param {string} token @param {number} blockMs @returns {Command[]} */
-export declare const wait: (place: Place, token: string, blockMs: number) => Command[];
 /**
- * Reads what has gathered behind a reply, without waiting.
+ * Waits for a reply: a look that leaves it where it is (SABIR-WAIT-1).
  *
- * @param {Place} place @param {string} token @param {number} count @returns {Command[]}
+ * @param {Place} place @param {string} token @param {number} blockMs @returns {Command[]}
  */
+export declare function wait(place: Place, token: string, blockMs: number): Command[];
+/** Reads the replies behind the first, without waiting. @param {Place} place @param {string} token @param {number} count @returns {Command[]} */
 export declare const drain: (place: Place, token: string, count: number) => Command[];
+/** Removes all replies to a token (SABIR-WAIT-2). @param {Place} place @param {string} token @returns {Command[]} */
+export declare const forget: (place: Place, token: string) => Command[];
+/** Removes one reply that was read. @param {Place} place @param {string} token @param {Argument} reply @returns {Command[]} */
+export declare const forgetOne: (place: Place, token: string, reply: Argument) => Command[];
+/** Removes the first replies, which were read. @param {Place} place @param {string} token @param {number} count @returns {Command[]} */
+export declare const forgetFirst: (place: Place, token: string, count: number) => Command[];
+/** Asks whether anybody serves (SABIR-ALIVE-1). @param {Place} place @returns {Command[]} */
+export declare const askAlive: (place: Place) => Command[];
+/**
+ * Takes a request out of the queue again (SABIR-ALIVE-2, SABIR-QUEUE-1).
+ *
+ * @param {Place} place @param {Argument} element
+ * @param {string} [id] of an idempotent request: whether it was delivered before is asked behind; undefined: any other
+ * @returns {Command[]}
+ */
+export declare const takeBack: (place: Place, element: Argument, id?: string) => Command[];
+/** Begins to judge: does anybody serve, and how long is the queue (SABIR-ALIVE-4)? @param {Place} place @returns {Command[]} */
+export declare const lookAlive: (place: Place) => Command[];
+/** Ends a look that found somebody. @returns {Command[]} */
+export declare const unwatch: () => Command[];
+/**
+ * Takes back all calls that wait, unless somebody serves again, and reads all replies (SABIR-ALIVE-4).
+ *
+ * @param {Place} place @param {string} token @param {{ id: string, element: Argument }[]} calls
+ * @param {boolean} searches whether the queue is short enough to be searched
+ * @returns {Command[]}
+ */
+export declare const judge: (place: Place, token: string, calls: {
+    id: string;
+    element: Argument;
+}[], searches: boolean) => Command[];
 /** Asks for Redis's time. @returns {Command[]} */
 export declare const clock: () => Command[];
 /**
- * Says that the worker lives (section 10).
+ * Says that the worker lives, and recovers what others left behind (SABIR-RECOVER-1).
  *
- * @param {Place} place @param {string} worker @param {number} leaseEnds ms of Redis's clock @returns {Command[]}
+ * @param {Place} place @param {string} worker @param {boolean} judges whether it may recover @returns {Command[]}
  */
-export declare const heartbeat: (place: Place, worker: string, leaseEnds: number) => Command[];
+export declare const heartbeat: (place: Place, worker: string, judges: boolean) => Command[];
 /**
  * Takes one element, waiting for it, the lease renewed in front (SABIR-WORKER-2, SABIR-LEASE-2).
  *
@@ -64,5 +101,7 @@ export declare function bury(place: Place, worker: string, letter: Argument, ele
 export declare const readHand: (place: Place, worker: string) => Command[];
 /** Gives the last element of the hand back (SABIR-STOP-3). @param {Place} place @param {string} worker @returns {Command[]} */
 export declare const giveBack: (place: Place, worker: string) => Command[];
-/** Ends the lease (SABIR-STOP-4). @param {Place} place @param {string} worker @returns {Command[]} */
+/** Asks how often a request was delivered before (SABIR-ATTEMPT-1). @param {Place} place @param {string} id @returns {Command[]} */
+export declare const askAttempts: (place: Place, id: string) => Command[];
+/** Ends the lease, if the hand is empty (SABIR-STOP-5). @param {Place} place @param {string} worker @returns {Command[]} */
 export declare const goodbye: (place: Place, worker: string) => Command[];

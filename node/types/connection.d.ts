@@ -15,13 +15,19 @@ export type Source = {
      */
     redis?: import('redis').RedisClientType<any, any, any, any, any>;
 };
+/** The most that a timer can wait for: 24.8 days. */
+export declare const LONGEST_TIMER_MS: number;
 export declare const noop: () => void;
+/** Waits for one turn of the event loop; what was sent before is written then. @returns {Promise<void>} */
+export declare const turn: () => Promise<void>;
+/** Makes hexadecimal digits of random bytes, which are got from the system many at a time. @param {number} bytes */
+export declare function randomHex(bytes: number): string;
 /** Names a live connection or a worker: a name and 64 random bits. @param {string} name */
 export declare const uniqueName: (name: string) => string;
 /** Waits, or returns at once when the signal is aborted. @param {number} ms @param {AbortSignal} [signal] */
 export declare const pause: (ms: number, signal?: AbortSignal) => Promise<void | undefined>;
-/** Makes a row of growing pauses: 0.05 s, doubling, up to 5 s (SABIR-WORKER-6). */
-export declare function backoff(): () => number;
+/** Makes a row of growing pauses: 0.05 s, doubling, up to 5 s (SABIR-WORKER-6). @param {number} [longestMs] */
+export declare function backoff(longestMs?: number): () => number;
 /**
  * @template {object} T
  * @param {Source & T | string} options options, or a url alone
@@ -53,6 +59,10 @@ export declare class Link {
     id: string | undefined;
     /** Its address, as Redis sees it; undefined: not known. @type {string | undefined} */
     address: string | undefined;
+    /** Whether the server may still be executing what was sent over an earlier connection, which could not be ended. */
+    hasGhost: boolean;
+    /** When it came back after it was lost, or could not be made, by `performance.now()`; -Infinity: that never was. */
+    cameBack: number;
     /**
      * @param {Source} source
      * @param {Clock} clock set whenever a connection is opened
@@ -87,7 +97,7 @@ export declare class Context {
     worker: string;
     /** The name of the client that calls; undefined: a notification. @type {string | undefined} */
     caller: string | undefined;
-    /** Which delivery of the request this is. */
+    /** Which delivery of the request this is: 1, or more where workers that had it were lost (SABIR-ATTEMPT-2). */
     attempt: number;
     /** The caller's trace; undefined: none. @type {string | undefined} */
     traceparent: string | undefined;
@@ -96,10 +106,15 @@ export declare class Context {
      * @param {string} service
      * @param {string} worker
      * @param {Clock} clock
+     * @param {number} attempt
      */
-    constructor(request: import('./messages.js').ReceivedCall | import('./messages.js').ReceivedNotification, service: string, worker: string, clock: Clock);
+    constructor(request: import('./messages.js').ReceivedCall | import('./messages.js').ReceivedNotification, service: string, worker: string, clock: Clock, attempt: number);
     /** How long until the request's deadline, in ms; negative: it has passed; undefined: it has none. @returns {number | undefined} */
     get timeLeftMs(): number | undefined;
+    /** Aborted when the handler has run longer than the worker's limit: a handler that heeds it frees its place (SABIR-RUN-1). @returns {AbortSignal} */
+    get signal(): AbortSignal;
+    /** @internal @param {Error} reason */
+    _abort(reason: Error): void;
 }
 /** @type {AsyncLocalStorage<Context>} */
 export declare const running: AsyncLocalStorage<Context>;

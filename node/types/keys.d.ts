@@ -53,4 +53,6 @@ export declare const alive: (place: Place) => string;
 export declare const leases: (place: Place) => string;
 /** The list of dead letters. @param {Place} place */
 export declare const dead: (place: Place) => string;
+/** How many deliveries of a request were lost with their worker. @param {Place} place @param {string} id */
+export declare const attempts: (place: Place, id: string) => string;
 export {};

@@ -1,10 +1,11 @@
 /**
- * The worker's shell: take, dispatch, reply, beat, stop (sections 9 to 14 of the specification).
+ * The worker's shell: take, dispatch, reply, beat, recover, stop (sections 9 to 14 and 16 of the specification).
  *
  * Three connections: one that waits for elements, one for replies, one for heartbeats (SABIR-TRANSPORT-3). Handlers run side by
- * side on the event loop; one that holds it for more than 6 s loses the worker's lease, because nothing else can run (SABIR-LEASE-1).
+ * side on the event loop; one that holds it for more than 7 s loses the worker's lease, because nothing else can run (SABIR-LEASE-1).
  */
 import { Clock } from './connection.js';
+import { decodeRequest } from './messages.js';
 export type Params = import('./messages.js').Params;
 export type Failure = import('./messages.js').Failure;
 export type ServerOptions = {
@@ -28,6 +29,10 @@ export type ServerOptions = {
      * how many handlers may run at once. Default: 100
      */
     concurrency?: number;
+    /**
+     * how long a handler may run, in ms. Default: no limit
+     */
+    handlerTimeoutMs?: number;
     /**
      * whether internal errors carry a stack trace, and are logged with it. Default: false
      */
@@ -54,11 +59,31 @@ export type Answer = {
     letter: Buffer;
 } | {};
 export type Handler = (...params: any[]) => unknown;
+export type Taken = {
+    /**
+     * when the take was sent, by `performance.now()`
+     */
+    at: number;
+    /**
+     * how often the lease had been lost before
+     */
+    epoch: number;
+};
+/** Whether a worker may recover what others left behind (SABIR-RECOVER-7). Pure: moments, in ms of one monotonic clock, are arguments. */
+export declare class Steadiness {
+    #private;
+    /** Notes that a heartbeat was answered. @param {number} sent when it was sent @param {boolean} isLost whether the worker's own lease had ended */
+    answered(sent: number, isLost: boolean): void;
+    /** Tells whether a heartbeat may recover. @param {number} now when it is sent */
+    mayRecover(now: number): boolean;
+}
 /** Serves one service: takes requests, runs handlers, sends replies. */
 export declare class Server {
     #private;
     /** This worker's id, new for each Server (SABIR-WORKER-1). */
     worker: string;
+    /** @internal tests replace it */
+    _steadiness: Steadiness;
     /**
      * @param {string} service
      * @param {ServerOptions | string} [options] options, or a url alone. Nothing is connected before `start` or `run`
@@ -102,15 +127,18 @@ export declare class Server {
      *
      * @param {() => void} [ready] called when the first heartbeat was answered
      * @returns {Promise<void>} when it has stopped
+     * @throws {Error} it stopped by itself, because all handlers that may run at once have run longer than the limit (SABIR-RUN-2)
      */
     run(ready?: () => void): Promise<void>;
     /**
-     * Decides what becomes of an element, and runs it if it is to be run.
+     * Decides what becomes of a request, and runs it if it is to be run.
      *
      * @internal the in-process double calls it too
      * @param {Buffer} element
      * @param {Clock} [clock]
+     * @param {ReturnType<typeof decodeRequest>} [request] what the element says
+     * @param {number} [attempts] how often it was delivered before
      * @returns {Promise<Answer>}
      */
-    _handle(element: Buffer, clock?: Clock): Promise<Answer>;
+    _handle(element: Buffer, clock?: Clock, request?: ReturnType<typeof decodeRequest>, attempts?: number): Promise<Answer>;
 }

@@ -14,4 +14,6 @@ export declare class TestClient extends Client {
     protected _push(place: import('./keys.js').Place, batch: import('./client.js').Batch): Promise<boolean>;
     /** @override @protected @param {import('./keys.js').Place} _ @param {import('./client.js').Inbox} inbox */
     protected _read(_: import('./keys.js').Place, inbox: import('./client.js').Inbox): Promise<void>;
+    /** @override @protected @param {import('./keys.js').Place} place */
+    protected _isServed(place: import('./keys.js').Place): Promise<boolean>;
 }

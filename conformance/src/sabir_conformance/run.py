@@ -31,6 +31,8 @@ GREEN: Final = frozenset({PASS, KNOWN, UNSUPPORTED})
 HOPELESS: Final = 5
 """After so many harness-errors and nothing else, the driver is given up."""
 
+RAMP: Final = 0.25
+"""Seconds between the beginnings of slow cases of one driver."""
 CASE_LIMIT: Final = 30.0
 """Seconds that a case may take in all, unless it says otherwise."""
 
@@ -75,7 +77,9 @@ async def run_driver(
             report(done[-1])
         done.append(result)
 
-    async def one(case: dict[str, Any]) -> None:
+    async def one(case: dict[str, Any], number: int = 0) -> None:
+        if case.get("slow"):  # they are many at once: one after the other they begin
+            await asyncio.sleep(number * RAMP)
         async with wide_gate if case.get("slow") else gate:
             if fail_fast is not None and fail_fast.is_set():
                 take(Result(case, manifest.name, NOT_RUN, "a case before it failed (--fail-fast)"))
@@ -94,7 +98,7 @@ async def run_driver(
                 take(Result(case, manifest.name, HARNESS, str(error)))
             return
         alone = [case for case in cases if case.get("alone")]
-        await asyncio.gather(*(one(case) for case in cases if not case.get("alone")))
+        await asyncio.gather(*(one(case, n) for n, case in enumerate(cases) if not case.get("alone")))
         for case in alone:
             await one(case)
     finally:

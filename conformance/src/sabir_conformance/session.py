@@ -180,7 +180,7 @@ def scrub(result: Result) -> None:
 
 def _waits(case: dict[str, Any]) -> float:
     """Seconds for which a case lets time pass, about."""
-    seconds = 0.0
+    seconds = float(case.get("limit_s", 0.0)) if case.get("slow") else 0.0
     for step in case["steps"]:
         ((name, spec),) = step.items()
         if name == "pause":
