@@ -78,14 +78,21 @@ def test_commands_sent(valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) ->
         return await ask(self, command, *args, **arguments)
 
     monkeypatch.setattr(Driver, "ask", record)
-    for keyword in ("client/refusals", "client/many", "client/notifications", "server/values", "cross"):
+    for keyword in (
+        "client/refusals",
+        "client/many",
+        "client/notifications",
+        "waits-for-somebody",
+        "server/values",
+        "cross",
+    ):
         made = session.Session(
-            session.Options(keyword=keyword), [Manifest.read(TOP / "drivers" / "python" / "driver.json")]
+            session.Options("reliable", keyword=keyword), [Manifest.read(TOP / "drivers" / "python" / "driver.json")]
         )
         asyncio.run(session.run(made, Redis("127.0.0.1", valkey.port, "test"), lambda _: None))
         assert made.green
     assert [fault for fault in (validate("command", line) for line in sent) if fault] == []
-    assert {line["cmd"] for line in sent} >= set(COMMANDS["$defs"]) - {"url", "params", "timeout_ms", "place"}
+    assert {line["cmd"] for line in sent} >= set(COMMANDS["$defs"]) - {"url", "params", "timeout_ms", "place", "max_queue"}
 
 
 def test_driver_page() -> None:
@@ -101,7 +108,10 @@ def test_driver_page() -> None:
 
 def test_methods_are_those_of_the_reference() -> None:
     text = (TOP / "drivers" / "python" / "driver.py").read_text(encoding="utf-8")
-    assert sorted(re.findall(r"^    def (\w+)\(", text, re.MULTILINE)) == sorted([*METHODS, "invoked"])
+    table = re.search(r"^METHODS = \{\n(.*?)^\}$", text, re.MULTILINE | re.DOTALL)
+    assert table is not None
+    registered = re.findall(r"server\.register\(\"(\w+)\"", text) + ["nested"]
+    assert sorted(re.findall(r"^    \"(\w+)\":", table[1], re.MULTILINE) + registered) == sorted(METHODS)
 
 
 def steps() -> str:
