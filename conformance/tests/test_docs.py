@@ -110,7 +110,7 @@ def test_methods_are_those_of_the_reference() -> None:
     text = (TOP / "drivers" / "python" / "driver.py").read_text(encoding="utf-8")
     table = re.search(r"^METHODS = \{\n(.*?)^\}$", text, re.MULTILINE | re.DOTALL)
     assert table is not None
-    registered = re.findall(r"server\.register\(\"(\w+)\"", text) + ["nested"]
+    registered = [*re.findall(r"server\.register\(\"(\w+)\"", text), "nested"]
     assert sorted(re.findall(r"^    \"(\w+)\":", table[1], re.MULTILINE) + registered) == sorted(METHODS)
 
 
