@@ -175,7 +175,7 @@ def fault_of(entry: Entry, journal: Journal, patience_ms: int) -> str:
     late = entry.ended - entry.pushed - job.timeout_ms / 1000
     if late > END + MARGIN:
         return f"ended {late:.1f} s behind its time-out"
-    most = _most(entry, journal)
+    most = _most(entry)
     if invoked > most:
         return f"invoked {invoked} times, expected at most {most:g}"
     if entry.end in never_started() and invoked and not (job.retry and job.idempotent):
@@ -183,14 +183,13 @@ def fault_of(entry: Entry, journal: Journal, patience_ms: int) -> str:
     return _of_notification(entry, invoked, finished) if job.kind == NOTIFY else _of_call(entry, journal, patience_ms)
 
 
-def _most(entry: Entry, journal: Journal) -> float:
+def _most(entry: Entry) -> float:
     """How often the handler may be started."""
     if not entry.job.idempotent:
         return 1
     if entry.job.retry:
         return float("inf")  # each try is a request of its own
-    # It may be pushed again whenever a connection broke (SABIR-LOST-1); lost deliveries of all copies are counted together.
-    return DELIVERIES + len(journal.during(entry.pushed, entry.last, *BREAKS))
+    return DELIVERIES
 
 
 def _of_notification(entry: Entry, invoked: int, finished: int) -> str:
@@ -243,7 +242,7 @@ def _expected(entry: Entry, journal: Journal, patience_ms: int) -> bool:
 
 
 def _lost_with_its_push(entry: Entry, journal: Journal) -> bool:
-    """A request whose RPUSH had no answer may be nowhere: it need not be sent again, or may not (SABIR-LOST-1)."""
+    """A request whose RPUSH had no answer may be nowhere: it is not sent again (SABIR-LOST-1)."""
     if entry.runs:
         return False
     if entry.job.retry:
