@@ -20,7 +20,7 @@ def gives_notifications_a_body_id() -> None:
     writing(lambda envelope: envelope["body"].update(id=envelope["id"]))
 
 
-@mutant("SABIR-ENVELOPE-1", "client/requests/idempotent")
+@mutant("SABIR-ENVELOPE-1", "client/requests/idempotent", "client/service/*")
 def says_idempotent_with_a_number() -> None:
     """idempotent is written as 1."""
     writing(lambda envelope: envelope.update(idempotent=1) if "idempotent" in envelope else None)
