@@ -67,7 +67,6 @@ SHORT = Job(ms=500, timeout_ms=100)
         (entry(PATIENT, "WorkerLost", after=12), [(PAUSE, 99, 112)]),
         (entry(IDEMPOTENT, "result", "iIF"), []),
         (entry(IDEMPOTENT, "WorkerLost", "iii", dead=-32005), [(KILL, 101, 101)]),
-        (entry(IDEMPOTENT, "result", "ifififif"), [(CUT, 100.2, 100.2)]),
         (entry(Job(idempotent=True, retry=True), "ServiceUnavailable", "i"), [(VACANT, 99, 101)]),
         (entry(SHORT, "CallTimeout", "if", after=0.1), []),
         (entry(SHORT, "DeadlineExceeded", after=0.1), []),

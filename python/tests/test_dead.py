@@ -369,7 +369,7 @@ def test_what_recovery_kept_is_read(dead: DeadLetters, peer: Peer) -> None:
     poison = peer.element("add", [1], call=True, idempotent=True)
     binary = b"\xff" * 100_000
     notification = peer.element("add", ["é/\x7f\\"], call=False)
-    peer.raw.rpush(f"{peer.prefix}active:w.1", notification, binary, poison)
+    peer.raw.rpush(f"{peer.prefix}active:w.1", poison, binary, notification)
     peer.raw.set(f"{peer.prefix}attempts:{json.loads(poison)['id']}", 2)
     peer.raw.zadd(peer.leases, {"w.1": 1, "w.2": 2**52})
     peer.raw.eval(script, 4, peer.requests, peer.leases, peer.alive, peer.dead, "w.2", "1")

@@ -53,7 +53,8 @@ class Rule:
     ``on``: its first words. ``nth``: which occurrence, 0: every one. ``do``: "cut before" (Redis never sees it),
     "cut after" (Redis executes it, its answer is lost), "cut within" (half of the answer arrives), "silence" (from here
     on nothing passes to the port on this connection, which stays open), "reply" (Redis never sees it, ``reply`` is answered),
-    "hold answer" (its answer is kept until the case lets it go).
+    "hold answer" (its answer is kept until the case lets it go), "swallow" (from here on nothing of the port reaches Redis on
+    this connection, which stays open), "slice" (from here on answers arrive in pieces of three bytes).
 
     ``behind``: only in a transaction that holds this command; ``on`` is then usually EXEC.
     """
@@ -211,7 +212,7 @@ class _Link:
         self._reader, self._writer = port
         self._up_reader, self._up_writer = redis
         self._waiting: list[tuple[Seen, Rule | None]] = []  # commands whose answer is to come
-        self._silent = False
+        self._silent = self._deaf = self._slices = False
         self._transaction: list[list[bytes]] = []
         self.done = asyncio.Event()
 
@@ -248,6 +249,8 @@ class _Link:
         seen = Seen(self.number, write, words)
         self._proxy.seen.append(seen)
         self._transcript.add(f"c{self.number}", ">", " ".join(map(show, words)))
+        if self._deaf:
+            return True
         rule = self._rule(words)
         if words[0].upper() == b"MULTI":
             self._transaction = []
@@ -256,6 +259,12 @@ class _Link:
             rule.fired.set()
             self.cut()
             return False
+        if rule is not None and rule.do == "swallow":
+            self._deaf = True
+            self._transcript.add(f"c{self.number}", "!", "nothing from here on reaches Redis")
+            rule.fired.set()
+            self._proxy.notice()
+            return True
         if rule is not None and rule.do == "reply":
             # In its place among the answers that are still to come: Redis is asked for something that it answers at once,
             # and a transaction that is refused is not executed.
@@ -294,7 +303,17 @@ class _Link:
                     return
                 out.append(raw)
             if out and not self._silent:
-                self._writer.write(b"".join(out))
+                await self._write(b"".join(out))
+
+    async def _write(self, data: bytes) -> None:
+        """Pass answers on: whole, or in pieces, each in a packet of its own."""
+        if not self._slices:
+            self._writer.write(data)
+            return
+        for start in range(0, len(data), 3):
+            self._writer.write(data[start : start + 3])
+            await self._writer.drain()
+            await asyncio.sleep(0)
 
     def _reply(self, message: Message) -> bytes | None:
         """What is passed on; None: the connection was cut."""
@@ -321,6 +340,8 @@ class _Link:
                 self.cut()
                 self._proxy.notice()
                 return None
+            elif rule.do == "slice":
+                self._slices = True
             elif rule.do == "silence":
                 self._silent = True
                 self._transcript.add(f"c{self.number}", "!", "the connection falls silent")

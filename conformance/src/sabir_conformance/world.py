@@ -215,8 +215,7 @@ class World:
         elif "text" in spec:
             data = spec["text"].encode("utf-8", "surrogateescape")
         else:
-            text = "".join(p if isinstance(p, str) else p["repeat"] * p["times"] for p in spec["parts"])
-            data = text.encode("utf-8", "surrogateescape")
+            data = b"".join(_part(part) for part in spec["parts"])
         data = data.replace(VECTOR_ID, id.encode())
         return data.replace(VECTOR_TOKEN, token.encode()) if token else data
 
@@ -247,6 +246,13 @@ class World:
         fault = validate(name, value)
         if fault:
             raise Failed(f"{what}: expected what {name}.schema.json accepts: {fault}")
+
+
+def _part(part: str | dict[str, Any]) -> bytes:
+    """A part of an element: text, text that is repeated, or bytes in base64."""
+    if isinstance(part, str):
+        return part.encode()
+    return base64.b64decode(part["base64"]) if "base64" in part else str(part["repeat"]).encode() * int(part["times"])
 
 
 VECTOR_ID: Final = b"5f0c2b7e9a1d4c3f8e6b0a9d7c5e3f12"

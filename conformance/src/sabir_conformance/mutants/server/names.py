@@ -37,7 +37,14 @@ def waits_on_silence() -> None:
         original(self, 3600.0)
 
 
-@mutant("SABIR-TRANSPORT-3", "server/hand/reply-while-others-wait", "server/stop/*", "server/hand/*", "server/trouble/*", "server/delivery/*")
+@mutant(
+    "SABIR-TRANSPORT-3",
+    "server/hand/reply-while-others-wait",
+    "server/stop/*",
+    "server/hand/*",
+    "server/trouble/*",
+    "server/delivery/*",
+)
 def replies_behind_a_take() -> None:
     """Replies go over the connection of the takes, when the take has ended."""
     later: dict[Any, list[Settled]] = collections.defaultdict(list)
