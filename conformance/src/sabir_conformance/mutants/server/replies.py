@@ -81,7 +81,7 @@ def acknowledges_apart() -> None:
     sending("replies", lambda cmds: [c for c in cmds if c[0] != "LREM"] + [c for c in cmds if c[0] == "LREM"])
 
 
-@mutant("SABIR-JSON-1", "server/values/unicode")
+@mutant("SABIR-JSON-1", "server/values/unicode", "server/faults/*")
 def writes_a_byte_order_mark() -> None:
     """A reply with text beyond ASCII begins with a byte order mark."""
 
