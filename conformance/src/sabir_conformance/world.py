@@ -194,6 +194,10 @@ class World:
         seconds, micros = await self.run("TIME", log=False)
         return int(seconds) * 1000 + int(micros) // 1000
 
+    def within(self, spec: dict[str, Any]) -> float:
+        """Seconds within which a step has to hold: its own; or the usual ones, twice as many beside many other slow cases."""
+        return float(spec.get("within_s", 2 * WAIT if self.case.get("slow") else WAIT))
+
     async def poll(self, what: str, look: Any, seconds: float = WAIT) -> Any:
         """Look until something is there, less often the longer it takes. Raises Failed, naming what was waited for."""
         begin = time.monotonic()

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from ..proxy import show
-from ..world import WAIT, Failed, Sent, World
+from ..world import Failed, Sent, World
 from .base import long_enough, same, step, strict_json
 
 
@@ -97,7 +97,7 @@ async def take(world: World, spec: dict[str, Any]) -> None:
     async def look() -> Any:
         return await world.connection.run("LPOP", world.key("requests"))
 
-    raw = await world.poll("a request in the queue", look, spec.get("within_s", WAIT))
+    raw = await world.poll("a request in the queue", look, world.within(spec))
     world.transcript.add("runner", "<", f"requests: {show(raw)}")
     envelope = strict_json(raw, "request")
     world.check_schema("request", envelope, "request")

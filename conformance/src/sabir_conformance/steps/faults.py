@@ -31,7 +31,7 @@ async def fired(world: World, spec: dict[str, Any]) -> None:
     """Wait until a rule has fired. {"rule": label, "within_s"}"""
     label = spec.get("rule", "rule")
     try:
-        async with asyncio.timeout(spec.get("within_s", WAIT)):
+        async with asyncio.timeout(world.within(spec)):
             await world.rules[label].fired.wait()
     except TimeoutError:
         raise Failed(f"expected {world.rules[label].on} within {spec.get('within_s', WAIT):g} s; it was not sent") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..driver import Driver
-from ..world import WAIT, Failed, Sent, World
+from ..world import Failed, Sent, World
 from .base import step
 
 
@@ -72,7 +72,7 @@ async def invoked_anywhere(world: World, spec: dict[str, Any]) -> None:
         count = sum(e["event"] == "invoked" and e["method"] == spec["method"] for e in world.events())
         return bool(count >= spec["times"])
 
-    await world.poll(f"{spec['times']} invocations of {spec['method']}", look, spec.get("within_s", WAIT))
+    await world.poll(f"{spec['times']} invocations of {spec['method']}", look, world.within(spec))
 
 
 @step
@@ -105,7 +105,7 @@ async def hand_of(world: World, spec: dict[str, Any]) -> None:
         return bool(seen < spec["below"] if "below" in spec else seen == spec["length"])
 
     try:
-        await world.poll(name, look, spec.get("within_s", WAIT))
+        await world.poll(name, look, world.within(spec))
     except Failed:
         wanted = f"below {spec['below']}" if "below" in spec else str(spec["length"])
         raise Failed(f"hand of {spec['of']}: expected {wanted} elements, got {seen}") from None
@@ -119,7 +119,7 @@ async def lease_of(world: World, spec: dict[str, Any]) -> None:
         score = await world.connection.run("ZSCORE", world.key("leases"), world.workers[spec["of"]])
         return (score is not None) == bool(spec["exists"])
 
-    await world.poll(f"{'a' if spec['exists'] else 'no'} lease of {spec['of']}", look, spec.get("within_s", WAIT))
+    await world.poll(f"{'a' if spec['exists'] else 'no'} lease of {spec['of']}", look, world.within(spec))
 
 
 # ---------------------------------------------------------------------------------------------------- Redis itself

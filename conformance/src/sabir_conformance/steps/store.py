@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from ..proxy import show
-from ..world import WAIT, Failed, World
+from ..world import Failed, World
 from .base import step
 
 
@@ -39,7 +39,7 @@ async def key(world: World, spec: dict[str, Any]) -> None:
         )
 
     try:
-        await world.poll(name, look, spec.get("within_s", WAIT))
+        await world.poll(name, look, world.within(spec))
     except Failed:
         raise Failed(f"{name}: expected { ({k: v for k, v in spec.items() if k != 'key'}) }, got {seen}") from None
     world.transcript.add("runner", "<", f"{name}: {seen}")

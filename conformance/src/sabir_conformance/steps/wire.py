@@ -32,7 +32,7 @@ async def wire(world: World, spec: dict[str, Any]) -> None:
 
         if "at_least" in rule:
             try:
-                await world.proxy.wait_for(right, spec.get("within_s", WAIT))
+                await world.proxy.wait_for(right, world.within(spec))
             except TimeoutError:
                 pass
         if not right():
@@ -40,7 +40,7 @@ async def wire(world: World, spec: dict[str, Any]) -> None:
             raise Failed(f"wire: expected {rule}, got {len(seen)}")
         return
     try:
-        await world.proxy.wait_for(lambda: _sequence(world, spec), spec.get("within_s", WAIT))
+        await world.proxy.wait_for(lambda: _sequence(world, spec), world.within(spec))
     except TimeoutError:
         how = "in one write" if spec.get("one_write") else "one after the other on one connection"
         raise Failed(
@@ -76,7 +76,7 @@ async def transaction(world: World, spec: dict[str, Any]) -> None:
         )
 
     try:
-        await world.proxy.wait_for(found, spec.get("within_s", WAIT))
+        await world.proxy.wait_for(found, world.within(spec))
     except TimeoutError:
         raise Failed(
             f"wire: expected one transaction with {[' '.join(words) for words in wanted]}; see the transcript"

@@ -119,7 +119,7 @@ async def reply(world: World, spec: dict[str, Any]) -> None:
         return await world.connection.run("LPOP", key)
 
     begin = time.monotonic()
-    raw = await world.poll(f"a reply to {spec.get('to', 'a')}", look, spec.get("within_s", WAIT))
+    raw = await world.poll(f"a reply to {spec.get('to', 'a')}", look, world.within(spec))
     if (time.monotonic() - begin) * 1000 < spec.get("after_ms", 0):
         raise Failed(f"reply: expected none before {spec['after_ms']} ms, got {show(raw)}")
     world.transcript.add("runner", "<", f"{key}: {show(raw)}")
@@ -171,7 +171,7 @@ async def dead(world: World, spec: dict[str, Any]) -> None:
                 return letter
         return None
 
-    letter = await world.poll(f"a dead letter of {spec.get('of', 'a')}", look, spec.get("within_s", WAIT))
+    letter = await world.poll(f"a dead letter of {spec.get('of', 'a')}", look, world.within(spec))
     world.transcript.add("runner", "<", f"{key}: {show(json.dumps(letter).encode())}")
     if "code" in spec and letter["error"]["code"] != spec["code"]:
         raise Failed(f"dead letter: expected the error {spec['code']}, got {letter['error']}")
@@ -217,7 +217,7 @@ async def invoked(world: World, spec: dict[str, Any]) -> None:
     times = spec.get("times", 1)
     matches = _is_invocation(world, spec)
     source = world.processes[spec["in"]] if "in" in spec else world.driver
-    if not await source.event(matches, spec.get("within_s", WAIT), times):
+    if not await source.event(matches, world.within(spec), times):
         raise Failed(
             f"expected {times} invocations of {spec.get('method', 'any method')}, got {sum(map(matches, source.events))}"
         )
