@@ -1,4 +1,4 @@
-"""Puts the Python port behind JSON lines; `--aio` takes the asyncio shells. See docs/driver.md of the suite."""
+"""Puts the blocking shells of the Python port behind JSON lines. See docs/driver.md of the suite."""
 
 import functools
 import json

@@ -77,7 +77,7 @@ module Sabir
 
     # @raise [Connection::Refused] it is not
     def pushed(reply)
-      @sent = @accepted = !reply.is_a?(Exception)
+      @sent = !reply.is_a?(Exception)
       length = Connection.value(reply)
       return unless @bound && length > @bound # [SABIR-QUEUE-1]
 
