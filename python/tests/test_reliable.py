@@ -532,6 +532,24 @@ def test_waiting_for_a_service(shell: Blocking, peer: Peer, proxy: Proxy) -> Non
     proxy.refuse(False)
 
 
+def test_a_look_that_the_end_cuts_short_decides_nothing(shell: Blocking, peer: Peer, proxy: Proxy) -> None:
+    client = shell.client(proxy.url)
+    asked = peer.raw.info("commandstats").get("cmdstat_exists", {"calls": 0})["calls"]
+
+    def silence() -> None:
+        eventually(lambda: peer.raw.info("commandstats").get("cmdstat_exists", {"calls": 0})["calls"] > asked + 1)
+        proxy.silence()
+
+    later = threading.Thread(target=silence)
+    later.start()
+    begin = time.monotonic()
+    with pytest.raises(ServiceUnavailable, match="no worker serves calc"):
+        client.wait_for_service("calc", 1)
+    assert time.monotonic() - begin < 2
+    later.join()
+    proxy.silence(False)
+
+
 def test_close_in_a_forked_child_leaves_the_parents_connections(url: str, namespace: str, peer: Peer) -> None:
     peer.serves()
     script = """

@@ -229,6 +229,17 @@ class AliveTest < LiveTest
     assert_equal 0, @redis.exists(keys.requests)
   end
 
+  def test_a_look_that_the_end_cuts_short_decides_nothing
+    link = proxy
+    asked = -> { @redis.info("commandstats").dig("exists", "calls").to_i }
+    begin_with = asked.call
+    waiting = Thread.new { client(url: link.url).wait_for_service("calc", timeout: 1) }
+    waiting.report_on_exception = false
+    eventually("it has asked") { asked.call > begin_with + 1 }
+    link.arm(/EXISTS/, :swallow)
+    assert_match(/no worker serves calc/, assert_raises(Sabir::ServiceUnavailable) { waiting.value }.message)
+  end
+
   def test_waiting_for_a_service
     mine = client
     waiting = Thread.new { mine.wait_for_service("calc", timeout: 5) }

@@ -222,19 +222,28 @@ class Looks:
         self._service = service
         self._seconds = seconds
         self._next = 0.02
+        self._known: errors.SabirError | None = None
 
     def pause(self, alive: Any) -> float | None:
-        """Seconds to wait after an answer to EXISTS; None: somebody serves.
+        """Seconds to wait after an answer to EXISTS, or after the LinkLost instead of one; None: somebody serves.
 
-        Raises ServiceUnavailable when the time is up, NotQueued for an error reply that will not pass.
+        Raises NotQueued for an error reply that will not pass. Raises when the time is up what the last look found that was
+        not cut short by it: ServiceUnavailable, or NotQueued where there was no answer.
         """
-        if isinstance(alive, Exception) and not is_transient(alive):
+        if isinstance(alive, Exception) and not isinstance(alive, LinkLost) and not is_transient(alive):
             raise errors.NotQueued(f"Redis refused to tell whether {self._service} is served: {describe(alive)}")
         if alive == 1:
             return None
+        left = self.ends - time.monotonic()
+        if left > 0 or self._known is None or alive == 0:
+            self._known = (
+                errors.NotQueued(f"not known whether {self._service} is served: {describe(alive)}")
+                if isinstance(alive, Exception)
+                else errors.ServiceUnavailable(f"no worker serves {self._service}, for {self._seconds:.3f} s")
+            )
         pause, self._next = self._next, min(self._next * 1.5, 0.25)
-        if self.ends - time.monotonic() <= pause:
-            raise errors.ServiceUnavailable(f"no worker serves {self._service}, for {self._seconds:.3f} s")
+        if left <= pause:
+            raise self._known
         return pause
 
 
@@ -660,9 +669,10 @@ class Client:
             while True:
                 line.connect(looks.ends)
                 try:
-                    alive: Any = line.link.run(commands.ask_alive(keys), ANSWER)[0]
-                except LinkLost:
-                    alive = 0
+                    patience = min(max(looks.ends - time.monotonic(), 0.001), ANSWER)
+                    alive: Any = line.link.run(commands.ask_alive(keys), patience)[0]
+                except LinkLost as away:
+                    alive = away
                 pause = looks.pause(alive)
                 if pause is None:
                     return

@@ -109,9 +109,11 @@ module Sabir
       keys = Keys.new(@namespace, service)
       finish = Clock.monotonic + time_for(timeout)
       pause = ASKING_S.begin
+      known = nil
       while (trouble, passes = unserved(keys, finish))
         left = finish - Clock.monotonic
-        raise trouble unless passes && left.positive?
+        known = trouble if left.positive? || known.nil? # a look that the end cut short has found out nothing
+        raise known unless passes && left.positive?
 
         sleep([pause, left].min)
         pause = (pause * 2).clamp(ASKING_S)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import secrets
 import signal
@@ -20,7 +19,7 @@ from typing import Final
 
 from ..driver import DriverError, Manifest
 from .chaos import Chaos
-from .fleet import Fleet, Worker
+from .fleet import Fleet
 from .journal import Journal
 from .ledger import Entry, Ledger
 from .load import Load
@@ -33,6 +32,8 @@ DRIVERS: Final = [
 ]
 """Those of the repository."""
 SERVICES: Final = ("soak", "lonely")
+UNSERVED: Final = "unserved"
+"""The service of the planted loss, which has no worker that could take it first."""
 """The one that nearly all requests are for; and one with a single worker, which is sometimes away."""
 SOAKING: Final = "soaking"
 """The phase in which requests are sent."""
@@ -152,11 +153,11 @@ async def _perform(soak: Soak, store: Store, processes: Processes, tasks: asynci
     quiet = asyncio.Event()
     tasks.create_task(_watch(soak, fleet, quiet))
     collecting = tasks.create_task(_collect(soak, store, quiet))
+    if options.plant_loss:
+        soak.planted = await load.lose(UNSERVED)
     soak.phase, begin = SOAKING, time.monotonic()
     soak.loaded = begin, begin
     trouble = tasks.create_task(chaos.run())
-    if options.plant_loss:
-        tasks.create_task(_lose(soak, store, fleet))
     sending = tasks.create_task(load.run(options.lanes, options.seconds))
     await asyncio.sleep(options.seconds)
     soak.loaded = begin, time.monotonic()
@@ -209,24 +210,6 @@ async def _settle(soak: Soak, store: Store, fleet: Fleet) -> None:
             soak.troubles += [f"{QUIET:g} s after the last answer: {what}" for what in left]
             return
         await asyncio.sleep(0.2)
-
-
-async def _lose(soak: Soak, store: Store, fleet: Fleet) -> None:
-    """Plant a loss: take a notification out of the queue for good, while nobody serves."""
-    service = SERVICES[1]
-    for worker in fleet.serving(service):
-        await _step_aside(fleet, worker)
-    while soak.planted is None and soak.phase == SOAKING:
-        element = await store.steal(service)
-        if element is not None:
-            number = json.loads(element)["body"]["params"]["key"].partition(":")[0]
-            soak.planted = soak.ledger.entries[int(number)]
-        await asyncio.sleep(0.01)
-
-
-async def _step_aside(fleet: Fleet, worker: Worker) -> None:
-    await fleet.stop(worker)
-    fleet.replace(worker, 3.0)
 
 
 async def _judge(soak: Soak, store: Store, processes: Processes) -> None:

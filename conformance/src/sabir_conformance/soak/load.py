@@ -43,6 +43,17 @@ class Load:
                     group.create_task(self._lane(client, f"{self._seed}/{client.label}/{lane}", service))
                 group.create_task(self._lane(client, f"{self._seed}/{client.label}/lonely", lonely))
 
+    async def lose(self, service: str) -> Entry:
+        """Plant a loss: send a notification to a service that has no worker, and take it out of its queue for good.
+
+        Raises DriverError when it could not be sent.
+        """
+        client = self._clients[0]
+        await self._send(client, service, [Job(NOTIFY, 0, SMALL, timeout_ms=self._patience_ms)])
+        if not await self._store.steal(service):
+            raise DriverError(f"{client.label}: expected a notification in the queue of {service}, got none")
+        return self._ledger.entries[-1]
+
     async def _lane(self, client: Process, seed: str, service: str) -> None:
         chance = random.Random(seed)  # noqa: S311 - it is to be drawn from a seed
         features = frozenset(client.hello.get("features", ()))

@@ -124,11 +124,6 @@ class Store:
             expiries = await self._connection.run_all([("PTTL", name) for name in keys])
         return [name.decode() for name, expiry in zip(keys, expiries, strict=True) if expiry == -1]
 
-    async def steal(self, service: str) -> bytes | None:
-        """Take a notification that waits out of the queue, for good: a loss. None: there is none."""
-        name = self.key(service, "requests")
-        element: bytes | None = await self.run("LPOP", name)
-        if element is not None and b'"reply_to"' in element:
-            await self.run("RPUSH", name, element)
-            return None
-        return element
+    async def steal(self, service: str) -> bool:
+        """Take what waits first out of a queue, for good: a loss. Returns whether there was anything."""
+        return await self.run("LPOP", self.key(service, "requests")) is not None

@@ -377,15 +377,20 @@ class Client:
         looks = Looks(service, seconds(timeout, self._timeout))
         while True:
             await self._connected(looks.ends)
-            try:
-                async with self._link_lock:
-                    alive: Any = (await self._link.run(commands.ask_alive(keys), ANSWER))[0]
-            except LinkLost:
-                alive = 0
-            pause = looks.pause(alive)
+            look = asyncio.ensure_future(self._is_served(keys))  # goes on when the time is up: the link is everybody's
+            await asyncio.wait({look}, timeout=max(looks.ends - time.monotonic(), 0.001))
+            pause = looks.pause(look.result() if look.done() else LinkLost("no answer", sent=True))
             if pause is None:
                 return
             await asyncio.sleep(pause)
+
+    async def _is_served(self, keys: Keys) -> Any:
+        """The answer to EXISTS, or the LinkLost instead of one."""
+        try:
+            async with self._link_lock:
+                return (await self._link.run(commands.ask_alive(keys), ANSWER))[0]
+        except LinkLost as away:
+            return away
 
     async def notify(
         self,
