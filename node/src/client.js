@@ -53,6 +53,8 @@ const DRAINED = 999;
 const TRUST_MS = REPLY_EXPIRES_MS / 2;
 /** The pause between two looks at a list from which nothing is removed. */
 const POLL_MS = 50;
+/** What an attempt of `retry` has at least: one that is too short says less than the error before it. */
+const ATTEMPT_MS = 50;
 const LONGEST_TIMEOUT_MS = 1e12;
 /** Error replies after which the same command may soon succeed. */
 const TRANSIENT = /^(LOADING|BUSY|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS)\b/;
@@ -378,11 +380,10 @@ export class Client {
         return await this.call(service, method, params, { ...options, timeoutMs: leftMs });
       } catch (error) {
         const mayRepeat = error instanceof SabirError && (error.retryable || (options.idempotent && error.outcome === 'may have run'));
-        const pauseMs = Math.min(delay() * (1 + Math.random() / 2), 5_000);
-        if (!mayRepeat || performance.now() + pauseMs >= until) throw error;
-        await pause(pauseMs);
         leftMs = until - performance.now();
-        if (leftMs <= 0) throw error;
+        if (!mayRepeat || leftMs < 2 * ATTEMPT_MS) throw error;
+        await pause(Math.min(delay() * (1 + Math.random() / 2), 5_000, leftMs / 2));
+        leftMs = Math.max(until - performance.now(), 1);
       }
     }
   }

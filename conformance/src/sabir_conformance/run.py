@@ -33,6 +33,8 @@ HOPELESS: Final = 5
 
 RAMP: Final = 0.25
 """Seconds between the beginnings of slow cases of one driver."""
+STALL: Final = 0.3
+"""Seconds for which the machine must have stopped the runner itself for a failure to prove nothing."""
 CASE_LIMIT: Final = 30.0
 """Seconds that a case may take in all, unless it says otherwise."""
 
@@ -51,6 +53,8 @@ class Result:
     dialogue: list[str] = field(default_factory=list)
     """What went to the driver and came from it during the case."""
     stderr: list[str] = field(default_factory=list)
+    stalled: float = 0.0
+    """Seconds for which the runner itself was stopped while the case failed, which was then run again."""
 
 
 Report = Callable[[Result], None]
@@ -66,9 +70,13 @@ async def run_driver(
     at_once: int = 12,
     fail_fast: asyncio.Event | None = None,
     attach: Callable[[Driver], None] | None = None,
+    again: int = 0,
 ) -> None:
-    """Run cases of one role against one driver. Every case is reported, whatever happens to the others."""
-    pool = Pool(manifest, role, redis)
+    """Run cases of one role against one driver. Every case is reported, whatever happens to the others.
+
+    ``again``: how often a case is repeated that fails while the machine stops the runner (STALL): its times mean nothing.
+    """
+    pool, pace = Pool(manifest, role, redis), Pace()
     gate, wide_gate = asyncio.Semaphore(at_once), asyncio.Semaphore(4 * at_once)
     done: list[Result] = []
 
@@ -86,8 +94,21 @@ async def run_driver(
             elif len(done) >= HOPELESS and all(result.verdict == HARNESS for result in done):
                 take(Result(case, manifest.name, HARNESS, f"given up after {HOPELESS} times: {done[0].reason}"))
             else:
-                take(await run_case(case, pool))
+                take(await repeated(case))
 
+    async def repeated(case: dict[str, Any]) -> Result:
+        stalled = 0.0
+        for left in reversed(range(again + 1)):
+            begin = time.monotonic()
+            result = await run_case(case, pool)
+            result.stalled = stalled
+            stall = pace.worst(begin)
+            if result.verdict in GREEN or stall < STALL or not left:
+                break
+            stalled = max(stalled, stall)
+        return result
+
+    ticking = asyncio.create_task(pace.run())
     try:
         try:
             driver = await pool.driver()
@@ -102,11 +123,34 @@ async def run_driver(
         for case in alone:
             await one(case)
     finally:
+        ticking.cancel()
         stray = await pool.close()
         if done:
             if stray is not None and done[-1].verdict in GREEN:
                 done[-1].verdict, done[-1].reason = HARNESS, str(stray)
             report(done[-1])
+
+
+class Pace:
+    """How late the runner's own loop is: what it waits for by the clock can't come earlier."""
+
+    TICK: Final = 0.05
+
+    def __init__(self) -> None:
+        self._late: list[tuple[float, float]] = []
+
+    async def run(self) -> None:
+        """Look on, until cancelled."""
+        while True:
+            due = time.monotonic() + self.TICK
+            await asyncio.sleep(self.TICK)
+            late = time.monotonic() - due
+            if late >= STALL:
+                self._late.append((due + late, late))
+
+    def worst(self, since: float) -> float:
+        """Seconds of the longest stop that ended after ``since`` (monotonic, s)."""
+        return max((late for when, late in self._late if when > since), default=0.0)
 
 
 class Pool:

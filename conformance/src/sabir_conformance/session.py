@@ -27,6 +27,10 @@ from .suite import all_cases
 _RULE: Final = re.compile(r"^#### (SABIR-[A-Z]+-[0-9]+)\n> (.*)$", re.MULTILINE)
 
 
+AGAIN: Final = 2
+"""How often a case is run again that failed while the machine stopped the runner."""
+
+
 @dataclass(slots=True)
 class Options:
     """What is to be run."""
@@ -136,9 +140,8 @@ async def run(session: Session, redis: Redis, report: Callable[[Result], None]) 
         async with asyncio.TaskGroup() as group:
             for manifest, role, cases in which:
                 if cases:
-                    group.create_task(
-                        run_driver(manifest, role, cases, redis, take, at_once=options.at_once, fail_fast=stop, attach=met)
-                    )
+                    where = (manifest, role, cases, redis, take)
+                    group.create_task(run_driver(*where, at_once=options.at_once, fail_fast=stop, attach=met, again=AGAIN))
         session.phases[name] = time.monotonic() - since
 
     try:

@@ -17,6 +17,7 @@ module Sabir
     LONGEST_S = 1_000_000_000 # the longest time-out
     SOME_MS = 1_000_000_000_000 # a time of as many digits as the real one
     ASKING_S = 0.02..0.25 # the pauses in which {#wait_for_service} asks
+    ATTEMPT_S = 0.05 # what an attempt of {#retry} has at least: a shorter one says less than the error before it
     PARTING_S = 0.5 # for the last words on a connection
 
     # @param redis [Redis, nil] whose settings are used instead of url; nil: url
@@ -92,11 +93,10 @@ module Sabir
         left = [finish - Clock.monotonic, 0.001].max
         return call(service, method, params, timeout: left, idempotent: idempotent, traceparent: traceparent)
       rescue SabirError => e
-        pause = Connection.pause(attempt) * rand(0.5..1.0)
-        again = e.retryable? || (idempotent && e.outcome == "may have run")
-        raise unless again && Clock.monotonic + pause < finish
+        left = finish - Clock.monotonic
+        raise unless left >= 2 * ATTEMPT_S && (e.retryable? || (idempotent && e.outcome == "may have run"))
 
-        sleep(pause)
+        sleep([Connection.pause(attempt) * rand(0.5..1.0), left / 2].min)
       end
     end
 

@@ -112,6 +112,11 @@ def show(session: Session, console: Console, mutants: dict[str, Any] | None = No
             say("")
     counts = figures.coverage(mutants)
     say("requirements: " + ", ".join(f"{number} {state}" for state, number in counts.items()))
+    if stalls := [result.stalled for result in session.results if result.stalled]:
+        say(
+            f"{len(stalls)} cases were run again, as the machine had stopped the runner, for up to {max(stalls):.1f} s",
+            "yellow",
+        )
     say(f"{figures.speed(session)}; {session.redis}; --seed {session.seed}")
     if session.interrupted:
         say("interrupted", "bold red")
