@@ -1,7 +1,8 @@
 """One connection to Redis, as both shells use it: several commands in one write, answers in order, nothing sent twice.
 
 It stands on the lower layer of redis-py (Connection: TLS, authentication, Sentinel), because the upper one sends
-commands again by itself when a connection breaks.
+commands again by itself when a connection breaks. Once connected, it writes and reads by itself: what redis-py does for
+each answer costs more than everything else of a call.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import hiredis
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
@@ -46,6 +48,9 @@ _CODES: Final[dict[type, str]] = {
     redis.exceptions.ClusterDownError: "CLUSTERDOWN",
     redis.exceptions.TryAgainError: "TRYAGAIN",
 }
+_CHUNK: Final = 1 << 17  # bytes of one read, at most
+_NONE_YET: Final = object()
+_pack: Final[Callable[[Any], bytes]] = hiredis.pack_command
 _HELLO: Final[Commands] = [*commands.clock(), ("CLIENT", "INFO")]
 _WHO: Final = re.compile(rb"\bid=([0-9]+) addr=(\S+)")
 
@@ -149,6 +154,11 @@ def _prepare(pool: Any, retry: Any) -> Any:
     return pool.connection_class(**kwargs)
 
 
+def _new_reader() -> Any:
+    """Reads answers as bytes; error replies as exceptions with the text that Redis sent."""
+    return hiredis.Reader(notEnoughData=_NONE_YET, replyError=redis.ResponseError)
+
+
 class _Hello:
     """What both kinds of link send first, and what they learn of it."""
 
@@ -196,6 +206,8 @@ class Link(_Hello):
     used = 0.0
     """When the last answer came (monotonic, s)."""
     _timeout: float | None = None  # the socket's, as it was set last
+    _sock: Any = None
+    _answers: Any = None  # a hiredis.Reader
 
     def open(self, timeout: float, *, patient: bool = False) -> None:
         """Connect, end the connection before this one, ask for TIME (SABIR-TIME-2).
@@ -212,6 +224,7 @@ class Link(_Hello):
             refused = _refusal(error)
             raise LinkRefused(refused) if refused else LinkLost(error, sent=False) from error
         self._connection, self.unread, self._timeout = connection, 0, None
+        self._sock, self._answers = connection._sock, _new_reader()
         sent = time.monotonic()
         try:
             who = self._greeted(self.run(_HELLO, ends - sent), sent)
@@ -236,37 +249,42 @@ class Link(_Hello):
 
     def send(self, cmds: Commands, timeout: float) -> None:
         """Send commands in one write. ``timeout``: seconds. Raises LinkLost."""
+        sock = self._sock
+        if sock is None:
+            raise LinkLost("not connected", sent=True)
         try:
             self.unread += len(cmds)
-            self._patience(timeout)
-            packed = self._connection.pack_commands(cmds)
-            self._connection.send_packed_command(packed if len(packed) == 1 else [b"".join(packed)], check_health=False)
+            if timeout != self._timeout:
+                self._patience(timeout)
+            sock.sendall(b"".join([_pack(command) for command in cmds]))
         except _LOST as error:
             self.close()
             raise LinkLost(error, sent=True) from error
 
     def read(self, timeout: float) -> Any:
         """The next answer; an error reply is returned as an exception. ``timeout``: seconds. Raises LinkLost."""
+        answers = self._answers
+        if answers is None:
+            raise LinkLost("not connected", sent=True)
         try:
-            self._patience(timeout)
-            answer = self._connection.read_response(disable_decoding=True, disconnect_on_error=False)
-        except (*REFUSALS, *_LOST) as error:
-            answer = _refusal(error)
-            if answer is None:
-                self.close()
-                raise LinkLost(error, sent=True) from error
+            while (answer := answers.gets()) is _NONE_YET or type(answer) is hiredis.PushNotification:
+                if answer is _NONE_YET:
+                    if timeout != self._timeout:
+                        self._patience(timeout)
+                    data = self._sock.recv(_CHUNK)
+                    if not data:
+                        raise redis.ConnectionError("Connection closed by server.")
+                    answers.feed(data)
+        except (*_LOST, hiredis.HiredisError) as error:
+            self.close()
+            raise LinkLost(error, sent=True) from error
         self.unread -= 1
         self.used = time.monotonic()
         return answer
 
     def _patience(self, timeout: float) -> None:
-        # By hand: read_response() takes a time-out since redis-py 8.0 only, and the writing never does.
-        sock = self._connection._sock if self._connection is not None else None
-        if sock is None:  # redis-py would connect by itself
-            raise redis.ConnectionError("not connected")
-        if timeout != self._timeout:
-            sock.settimeout(max(timeout, 0.001))
-            self._timeout = timeout
+        self._sock.settimeout(max(timeout, 0.001))
+        self._timeout = timeout
 
     def run(self, cmds: Commands, timeout: float) -> list[Any]:
         """send(), then read() an answer to each. ``timeout``: seconds for all. Raises LinkLost."""
@@ -282,6 +300,7 @@ class Link(_Hello):
     def close(self) -> None:
         """Close the connection; who it was stays known."""
         connection, self._connection = self._connection, None
+        self._sock = self._answers = None
         if connection is not None:
             connection.disconnect()
 

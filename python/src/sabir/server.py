@@ -35,6 +35,14 @@ GAP: Final = 4.0
 """Seconds between two heartbeats at most, for a worker that may recover (SABIR-RECOVER-7)."""
 BEAT_PAUSE: Final = 1.0
 """Seconds after which a heartbeat that was not answered is sent again, at most."""
+TICK: Final = 0.001
+"""Seconds between two looks whether a handler holds up those who could take meanwhile."""
+RESTS: Final = 100
+"""Looks without anything running after which nobody looks until something runs."""
+QUICK: Final = 0.0002
+"""Seconds that a handler may take for its thread to go on taking; twice in a row more, and it does not for a second."""
+SLOW: Final = 0.005
+"""Seconds from which on a handler that is run without the lead is slow for sure."""
 SOON: Final = 0.05
 """Seconds until the next heartbeat where there is more to recover (SABIR-RECOVER-9)."""
 
@@ -109,6 +117,43 @@ class Taken:
     """When the take, or the reading of the hand, was sent (monotonic, s)."""
     epoch: int
     """Of the lease at that moment."""
+
+
+@dataclass(slots=True)
+class Unsettled:
+    """What was to be settled with a take, and was not. ``unknown``: or was, and the answer is lost."""
+
+    settled: Settled
+    unknown: bool
+
+
+class Paces:
+    """Which methods' handlers have lately been slow. Pure: the moments are given (monotonic, s)."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+        self._strikes: dict[str, int] = {}
+
+    def is_slow(self, method: str, now: float) -> bool:
+        """Whether somebody else should take while a handler of this method runs."""
+        return now < self._until.get(method, -math.inf)
+
+    def led(self, method: str, seconds: float, now: float, leads: bool) -> None:
+        """Note a handler that began while its thread had the lead, and whether it still had it at the end."""
+        if leads and seconds <= QUICK:
+            if self._strikes:
+                self._strikes.pop(method, None)
+            return
+        strikes = self._strikes.pop(method, 0) + 1
+        if leads and strikes < 2:  # one alone may be the machine's fault
+            self._strikes[method] = strikes
+        else:
+            self._until[method] = now + 1
+
+    def followed(self, method: str, seconds: float, now: float) -> None:
+        """Note a handler that was run without the lead; with many threads that says little of a short one."""
+        if seconds > SLOW:
+            self._until[method] = now + 1
 
 
 class Lease:
@@ -257,6 +302,10 @@ class Server(Methods):
         self._held = Held()
         self._lease = Lease()
         self._found: collections.deque[Taken] = collections.deque()  # of a hand that was read again: not seen before
+        self._paces = Paces()
+        self._lead: list[bool] = []  # popped, once, by whoever decides: its thread goes on leading, or others may
+        self._turn = 0  # how many handlers were run by threads that had the lead
+        self._busy = threading.Event()  # something runs that may have to be looked at
         self._running: list[threading.Thread] = []
         self._runs: dict[threading.Thread, tuple[Job, float]] = {}  # what runs, and until when it may (monotonic, s)
         self._overdue: set[threading.Thread] = set()  # the threads whose handlers have run longer
@@ -314,7 +363,8 @@ class Server(Methods):
             threading.Thread(target=self._serve, name=f"sabir-{self.service}-{n}", daemon=True)
             for n in range(self._threads)
         ]
-        for thread in (self._beat, *self._running):
+        passing_on = threading.Thread(target=self._pass_on, name=f"sabir-{self.service}-lead", daemon=True)
+        for thread in (self._beat, passing_on, *self._running):
             thread.start()
         if self._limit is not None:
             watch = threading.Thread(
@@ -346,6 +396,7 @@ class Server(Methods):
             waker.close()
             if self._beat is not None and not self._silent.is_set():
                 self._silent.set()
+                self._busy.set()
                 self._beat.join()
                 self._goodbye()
                 for link in (self._take_link, self._reply_link, self._beat_link):
@@ -434,34 +485,125 @@ class Server(Methods):
     # ---------------------------------------------------------------------------------------------- take and run
 
     def _serve(self) -> None:
-        """One thread: whoever has the lock takes for the process (SABIR-TRANSPORT-3), lets it go, and runs what it took."""
+        """One thread: whoever has the lock takes for the process (SABIR-TRANSPORT-3)."""
         while not self._ready.wait(0.1):
             if self._stopping.is_set():
                 return
-        while True:
-            with self._take_lock:
-                if self._stopping.is_set():
-                    return
-                taken = self._take()
-            if taken is not None:
-                try:
-                    self._handle(taken)
-                except Exception as fault:  # noqa: BLE001 - a fault of ours: the next element may have more luck
-                    # not its text, which may hold parameters (SABIR-SECURITY-1)
-                    log.error("%s: an element stays in hand: %s", self.service, type(fault).__name__)  # noqa: TRY400
+        while not self._stopping.is_set():
+            try:
+                self._take_turns()
+            except Exception as fault:  # noqa: BLE001 - a fault of ours: the next element may have more luck
+                # not its text, which may hold parameters (SABIR-SECURITY-1)
+                log.error("%s: an element stays in hand: %s", self.service, type(fault).__name__)  # noqa: TRY400
 
-    def _take(self) -> Taken | None:
-        """The next element; None: none came, or there was trouble."""
+    def _take_turns(self) -> None:
+        """Lead: take, run and settle, with one write for each element, for as long as the handlers are quick.
+
+        What a handler has answered leaves with the next take. One that may take its time is run without the lead, as is in
+        the end one that takes it unexpectedly (see _pass_on()); what those answer goes over the reply link, because
+        nothing can be sent where a take blocks.
+        """
+        settled: Settled | None = None
+        taken: Taken | Unsettled | None = None
+        self._take_lock.acquire()
+        leads = True
+        try:
+            while leads and not self._stopping.is_set():
+                taken, settled = self._take(settled), None
+                if not isinstance(taken, Taken):
+                    break
+                work = self._prepare(taken)
+                if isinstance(work, Job):
+                    settled, leads = self._run_leading(work)
+                else:
+                    settled = work
+        finally:
+            if leads:
+                self._take_lock.release()
+        if settled is not None:
+            self._settle(settled)
+        elif isinstance(taken, Unsettled):
+            self._settle(taken.settled, taken.unknown)
+
+    def _run_leading(self, job: Job) -> tuple[Settled | None, bool]:
+        """Run a handler of a thread that has the lead. Returns what it answers, and whether the thread has it still."""
+        method, begin = job.request.method, time.monotonic()
+        if self._threads > 1 and self._paces.is_slow(method, begin):
+            self._take_lock.release()
+            settled = self._run_safely(job)
+            now = time.monotonic()
+            self._paces.followed(method, now - begin, now)
+            return settled, False
+        lead = self._lead = [True]
+        self._turn += 1
+        if not self._busy.is_set():
+            self._busy.set()
+        settled = self._run_safely(job)
+        try:
+            leads = lead.pop()
+        except IndexError:
+            leads = False
+        now = time.monotonic()
+        self._paces.led(method, now - begin, now, leads)
+        return settled, leads
+
+    def _run_safely(self, job: Job) -> Settled | None:
+        try:
+            return self._run(job)
+        except Exception as fault:  # noqa: BLE001 - a fault of ours: the next element may have more luck
+            log.error("%s: an element stays in hand: %s", self.service, type(fault).__name__)  # noqa: TRY400
+            return None
+
+    def _pass_on(self) -> None:
+        """Take the lead from a thread whose handler keeps it, so that another one takes meanwhile."""
+        turn = -1
+        while not self._silent.is_set():
+            self._busy.wait()
+            rests = 0
+            while rests < RESTS:
+                time.sleep(TICK)
+                if self._turn != turn:
+                    turn, rests = self._turn, 0
+                    continue
+                rests += 1
+                if self._lead:
+                    try:
+                        self._lead.pop()
+                    except IndexError:
+                        continue
+                    self._take_lock.release()
+            self._busy.clear()
+            if self._turn != turn or self._lead:  # it has begun meanwhile
+                self._busy.set()
+
+    def _take(self, settled: Settled | None) -> Taken | Unsettled | None:
+        """Settle the element before in the same write, and wait for the next one; None: none came, or there was trouble."""
         link, keys, worker, trouble = self._take_link, self._keys, self.worker, self._take_trouble
+        before: Commands = []
         try:
             if not link.is_open:
+                if settled is not None:
+                    return Unsettled(settled, unknown=False)
                 self._open_take_link()
             if self._found:
+                if settled is not None:
+                    return Unsettled(settled, unknown=False)
                 taken: Taken | None = self._found.popleft()
             else:
+                if settled is not None:
+                    before = settle(keys, worker, settled)
                 block = commands.TAKE_BLOCK_MS
                 sent, epoch = time.monotonic(), self._lease.epoch
-                answers = link.run(commands.take(keys, worker, self._lease_ends(), block), block / 1000 + MARGIN)
+                take = commands.take(keys, worker, self._lease_ends(), block)
+                link.send(before + take, block / 1000 + MARGIN)
+                if settled is not None:
+                    answer = [link.read(ANSWER) for _ in before][-1]
+                    if refusal(answer) is not None:
+                        link.close()  # a take blocks on it
+                        return Unsettled(settled, unknown=False)
+                    self._note_settled(settled, answer)
+                    settled = None
+                answers = [link.read(block / 1000 + MARGIN) for _ in take]
                 taken = Taken(answers[-1], sent, epoch) if isinstance(answers[-1], bytes) else None
                 # What was taken is run, even if the lease could not be renewed.
                 for answer in answers:
@@ -480,11 +622,25 @@ class Server(Methods):
         except (LinkLost, LinkRefused) as error:
             link.drop(error)
             trouble.begin(error)
+            if settled is not None:
+                self._end_take_link()
+                return Unsettled(settled, unknown=True)
             self._stopping.wait(self._take_backoff.pause())
             return None
         if taken is not None:
             self._held.add(taken.element)
         return taken
+
+    def _end_take_link(self) -> None:
+        """See to it that nothing is executed any more of what was sent on the lost take link (SABIR-LOST-4)."""
+        while not self._given_up.wait(self._take_backoff.pause()):
+            try:
+                self._open_take_link()
+            except (LinkLost, LinkRefused) as error:
+                self._take_link.drop(error)
+                self._take_trouble.begin(error)
+            else:
+                return
 
     def _open_take_link(self) -> None:
         """Connect, and read the hand before anything is taken on the new connection (SABIR-LOST-3)."""
@@ -500,30 +656,27 @@ class Server(Methods):
         hand = self._take_link.run(commands.read_hand(self._keys, self.worker), ANSWER)[0]
         self._found = collections.deque(Taken(element, sent, epoch) for element in unseen(hand, seen))
 
-    def _handle(self, taken: Taken) -> None:
+    def _prepare(self, taken: Taken) -> Job | Settled | None:
+        """What to do with an element that was taken. None: nothing, it is not ours any more, or stop() has given up."""
         element = taken.element
         request: Request | Rejection = self._dispatcher.read(element)
         lost = 0
         if isinstance(request, Request) and request.idempotent:  # SABIR-ATTEMPT-1
             answers = self._ask(commands.ask_attempts(self._keys, request.id))
             if answers is None:
-                return
+                return None
             lost = lost_before(answers[0])
         while not self._lease.covers(taken, time.monotonic()):  # SABIR-LEASE-3
             sent, epoch = time.monotonic(), self._lease.epoch
             answers = self._ask(commands.read_hand(self._keys, self.worker))
             if answers is None:
-                return
+                return None
             if not isinstance(answers[0], list) or element not in answers[0]:
                 log.warning("%s: what was taken has left the hand, and is not started", self.service)
                 self._held.remove(element)
-                return
+                return None
             taken.sent, taken.epoch = sent, epoch
-        work: Job | Settled | None = self._dispatcher.receive(element, request, lost)
-        if isinstance(work, Job):
-            work = self._run(work)
-        if work is not None:
-            self._settle(work)
+        return self._dispatcher.receive(element, request, lost)
 
     def _run(self, job: Job) -> Settled | None:
         """Run a handler. None: it has run longer than the limit, and that was settled meanwhile."""
@@ -586,11 +739,13 @@ class Server(Methods):
                 return answers
         return None
 
-    def _settle(self, settled: Settled) -> None:
-        """Write the outcome and acknowledge the element, however long Redis is away (SABIR-LOST-4, SABIR-WORKER-6)."""
+    def _settle(self, settled: Settled, unknown: bool = False) -> None:
+        """Write the outcome and acknowledge the element, however long Redis is away (SABIR-LOST-4, SABIR-WORKER-6).
+
+        ``unknown``: it may have been written already.
+        """
         link, trouble, backoff = self._reply_link, self._reply_trouble, Backoff()
         cmds = settle(self._keys, self.worker, settled)
-        unknown = False
         with self._reply_lock:
             while not self._given_up.is_set():
                 try:
@@ -601,6 +756,7 @@ class Server(Methods):
                         if isinstance(hand, Exception):
                             raise LinkRefused(hand)
                         if settled.element not in hand:
+                            self._held.remove(settled.element)
                             break
                         unknown = False
                     answer = link.run(cmds, ANSWER)[-1]
@@ -613,10 +769,13 @@ class Server(Methods):
                     trouble.begin(error)
                     self._given_up.wait(backoff.pause())
                     continue
-                for fault in faults(answer):
-                    log.warning("%s: Redis refused a part of an answer: %s", self.service, fault)
+                self._note_settled(settled, answer)
                 break
             else:
                 return  # stop() has given up, and what is in the hand stays there
             trouble.end()
-            self._held.remove(settled.element)
+
+    def _note_settled(self, settled: Settled, answer: Any) -> None:
+        for fault in faults(answer):
+            log.warning("%s: Redis refused a part of an answer: %s", self.service, fault)
+        self._held.remove(settled.element)

@@ -157,7 +157,7 @@ def try_mutant(name: str, manifest: Manifest, redis: Redis) -> Trial:
     results: list[Result] = []
     begin = time.monotonic()
     cases = cases_for(mutant)
-    asyncio.run(run_driver(with_mutant(manifest, name), mutant.role, cases, redis, results.append, at_once=10))
+    asyncio.run(run_driver(with_mutant(manifest, name), mutant.role, cases, redis, results.append, at_once=10, again=1))
     trial = judge(mutant, results)
     trial.seconds = time.monotonic() - begin
     return trial
