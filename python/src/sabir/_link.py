@@ -310,6 +310,9 @@ class AsyncLink(_Hello):
 
     calm = -math.inf
     """Since when it has not been interrupted (monotonic, s)."""
+    used = 0.0
+    """When the last answer came (monotonic, s)."""
+    _answers: Any = None  # a hiredis.Reader
 
     async def open(self, timeout: float, *, patient: bool = False) -> bool:
         """As Link.open(). Returns whether the connection before this one has ended for sure."""
@@ -328,7 +331,7 @@ class AsyncLink(_Hello):
                 self.calm = time.monotonic()
                 raise LinkLost(str(error) or "no answer", sent=False) from error
             raise
-        self._connection = connection
+        self._connection, self._answers = connection, _new_reader()
         sent = time.monotonic()
         if self._opened or self.calm > -math.inf:
             self.calm = sent
@@ -372,27 +375,31 @@ class AsyncLink(_Hello):
 
         ``timeout``: seconds for all. Raises LinkLost.
         """
-        connection = self._connection
+        connection, reader = self._connection, self._answers
         if connection is None:
             raise LinkLost("not connected", sent=False)
         answers: list[Any] = []
         try:
             async with asyncio.timeout(timeout):
-                await connection.send_packed_command(connection.pack_commands(cmds), check_health=False)
+                writer, stream = connection._writer, connection._reader
+                writer.write(b"".join([_pack(command) for command in cmds]))
+                await writer.drain()
                 while len(answers) < len(cmds):
-                    try:
-                        answer = await connection.read_response(disable_decoding=True, disconnect_on_error=False)
-                    except (*REFUSALS, redis.ConnectionError) as error:
-                        answer = _refusal(error)
-                        if answer is None:
-                            raise
-                    answers.append(answer)
-        except (*_LOST, TimeoutError) as error:
+                    answer = reader.gets()
+                    if answer is _NONE_YET:
+                        data = await stream.read(_CHUNK)
+                        if not data:
+                            raise redis.ConnectionError("Connection closed by server.")
+                        reader.feed(data)
+                    elif type(answer) is not hiredis.PushNotification:
+                        answers.append(answer)
+        except (*_LOST, hiredis.HiredisError, TimeoutError) as error:
             await self.interrupted()
             raise LinkLost(str(error) or "no answer", sent=True) from error
         except BaseException:
             await self.close()  # an answer that nobody has read would be taken for the next one's
             raise
+        self.used = time.monotonic()
         return answers
 
     async def drop(self, error: Exception) -> None:

@@ -17,7 +17,7 @@ from ._link import ANSWER, MARGIN, Backoff, Clock, Link, LinkLost, LinkRefused, 
 from .commands import Commands
 from .errors import ApplicationError, SabirError, application_classes
 from .keys import NAMESPACE, Keys, check
-from .messages import MAX_BYTES, MAX_DEPTH, MAX_INTEGER, Limits, Params
+from .messages import MAX_BYTES, MAX_DEPTH, Limits, Params
 
 if TYPE_CHECKING:
     import redis as redis_py
@@ -35,7 +35,8 @@ ASK: Final = commands.ASK_MS / 1000
 _LONGEST: Final = 1e9  # seconds (SABIR-CALL-4)
 _SILENCE: Final = 0.5  # seconds after its time-out at which a call on a silent connection has to end (SABIR-CALL-2)
 _ATTEMPT: Final = 0.05  # seconds that an attempt has at least: one that is too short says less than the error before it
-_IDLE: Final = 0.01  # seconds after which a connection is looked at before it is used again
+IDLE: Final = 0.01
+"""Seconds after which a connection is looked at before it is used again (SABIR-LOST-6)."""
 
 Call = tuple[str, Params] | tuple[str]
 
@@ -94,14 +95,28 @@ class HasClock(Protocol):
         """Redis's clock, in ms."""
 
 
+_randoms: Final[list[str]] = []  # of 64 bits each, drawn ahead: asking the system for each costs a microsecond
+os.register_at_fork(after_in_child=_randoms.clear)
+
+
+def _random() -> str:
+    """64 random bits, as 16 hexadecimal digits."""
+    try:
+        return _randoms.pop()  # atomic
+    except IndexError:
+        drawn = os.urandom(8 * 512).hex()
+        _randoms.extend(drawn[n : n + 16] for n in range(0, len(drawn), 16))
+        return _random()
+
+
 def new_token(name: str) -> str:
     """A token with 64 random bits (SABIR-TOKEN-1)."""
-    return f"{name}.{os.urandom(8).hex()}"
+    return f"{name}.{_random()}"
 
 
 def new_id() -> str:
     """An envelope id of 128 random bits (SABIR-ENVELOPE-2)."""
-    return os.urandom(16).hex()
+    return _random() + _random()
 
 
 class Plan:
@@ -143,25 +158,23 @@ class Plan:
 
     def elements(self, token: str, clock: HasClock) -> list[bytes]:
         """The requests as elements, with their deadline (SABIR-CALL-5). Raises what encode_request() raises."""
-        deadline = _deadline(clock, max(self.left(), 0))
+        deadline = _deadline(clock, self.left())
         if self._latest is not None:
             deadline = min(deadline, self._latest)
+        common: dict[str, Any] = {"deadline": deadline, "limits": self._limits}
+        if self.idempotent:
+            common["idempotent"] = True
+        if self._trace is not None:
+            common["traceparent"] = self._trace
         return [
-            messages.encode_request(
-                id,
-                token,
-                *request,
-                deadline=deadline,
-                idempotent=self.idempotent,
-                traceparent=self._trace,
-                limits=self._limits,
-            )
+            messages.encode_request(id, token, *request, **common)
             for id, request in zip(self.ids, self._requests, strict=True)
         ]
 
 
 def _deadline(clock: HasClock, seconds: float) -> int:
-    return math.ceil(min(clock.now_ms() + seconds * 1000, MAX_INTEGER))
+    """So many seconds from now, in ms of Redis's clock; never before now."""
+    return clock.now_ms() + math.ceil(max(seconds, 0) * 1000)
 
 
 def notification(
@@ -747,7 +760,7 @@ class Client:
             line = self._idle.pop()
         except IndexError:
             return _Line(self._connect)
-        if time.monotonic() - line.link.used > _IDLE and line.link.is_stale():
+        if time.monotonic() - line.link.used > IDLE and line.link.is_stale():
             line.link.close()
         return line
 

@@ -198,29 +198,32 @@ class Held:
     """What the hand holds as far as the worker knows: taken, and its acknowledgement not yet answered."""
 
     def __init__(self) -> None:
-        self._count: collections.Counter[bytes] = collections.Counter()
+        self._count: dict[bytes, int] = {}  # nearly always 1
+        self._total = 0
         self._lock = threading.Lock()
 
     def add(self, element: bytes) -> None:
         """Note a take."""
         with self._lock:
-            self._count[element] += 1
+            self._count[element] = self._count.get(element, 0) + 1
+            self._total += 1
 
     def remove(self, element: bytes) -> None:
         """Note an acknowledgement."""
         with self._lock:
-            self._count[element] -= 1
-            if self._count[element] <= 0:
-                del self._count[element]
+            count = self._count.pop(element, 0)
+            if count:
+                self._total -= 1
+            if count > 1:
+                self._count[element] = count - 1
 
     def __len__(self) -> int:
-        with self._lock:
-            return self._count.total()
+        return self._total
 
     def snapshot(self) -> collections.Counter[bytes]:
         """A copy, to compare a hand with that is read after it."""
         with self._lock:
-            return self._count.copy()
+            return collections.Counter(self._count)
 
 
 def unseen(hand: Any, seen: collections.Counter[bytes]) -> collections.deque[bytes]:

@@ -29,6 +29,7 @@ from .._link import (
 from ..client import (
     ASK,
     CALM,
+    IDLE,
     MAX_QUEUE,
     TIMEOUT,
     Call,
@@ -91,7 +92,7 @@ class _Push:
     ``inbox``: where the replies of calls come, None: it is a notification.
     """
 
-    __slots__ = ("done", "elements", "ends", "futures", "idempotent", "inbox", "keys", "sent", "why")
+    __slots__ = ("elements", "ends", "futures", "idempotent", "inbox", "is_over", "keys", "queued", "sent", "why")
 
     def __init__(
         self, keys: Keys, elements: dict[str, bytes], ends: float, idempotent: bool, inbox: _Inbox | None = None
@@ -101,13 +102,18 @@ class _Push:
         self.ends = ends
         self.idempotent = idempotent
         self.inbox = inbox
-        self.futures: dict[str, asyncio.Future[Response]] = {}
-        """Of the replies to calls, by their ids."""
+        self.futures: dict[str, asyncio.Future[Response | None]] = {}
+        """Of the replies to calls, by their ids; their result is None when the time-out has passed."""
         self.sent = False
         """Whether Redis may have it."""
         self.why = "the time-out has passed"
         """Why it has not been sent."""
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.is_over = False
+        """Whether the RPUSH was answered, or given up."""
+        self.queued: asyncio.Future[None] | None = None
+        """For who waits for the answer to the RPUSH alone, as of a notification."""
+        if inbox is None:
+            self.queued = asyncio.get_running_loop().create_future()
 
     def resolve(self, ended: dict[str, Response]) -> None:
         """It is queued, but for what has ended already: id → how."""
@@ -117,12 +123,58 @@ class _Push:
                 error = response.error
             else:
                 self.inbox.end(response)
-        if self.done.done():
+        self.is_over = True
+        if self.queued is None or self.queued.done():
             return
         if error is None:
-            self.done.set_result(None)
+            self.queued.set_result(None)
         else:
-            self.done.set_exception(error)
+            self.queued.set_exception(error)
+
+    def fail(self, error: errors.NotQueued | LinkLost) -> None:
+        """It was not queued; or, when the connection was lost, it may be: then calls are waited for (SABIR-LOST-1)."""
+        self.is_over = True
+        if self.queued is not None:
+            if not self.queued.done():
+                self.queued.set_exception(error)
+        elif self.inbox is not None and isinstance(error, errors.NotQueued):
+            for id in self.elements:
+                self.inbox.end(Response(id, error=error))
+
+    def expire(self) -> None:
+        """The time-out has passed."""
+        for future in self.futures.values():
+            if not future.done():
+                future.set_result(None)
+
+
+class _Expiry:
+    """Ends the calls whose time-out has passed: with one timer for all of 10 ms, not with one for each."""
+
+    __slots__ = ("_due",)
+
+    def __init__(self) -> None:
+        self._due: dict[int, dict[_Push, None]] = {}
+
+    def add(self, push: _Push) -> int:
+        """Have it ended in time. Returns what remove() needs."""
+        slot = int(push.ends * 100) + 1
+        pushes = self._due.get(slot)
+        if pushes is None:
+            pushes = self._due[slot] = {}
+            asyncio.get_running_loop().call_later(slot / 100 - time.monotonic(), self._expire, slot)
+        pushes[push] = None
+        return slot
+
+    def remove(self, push: _Push, slot: int) -> None:
+        """It has ended."""
+        pushes = self._due.get(slot)
+        if pushes is not None:
+            pushes.pop(push, None)
+
+    def _expire(self, slot: int) -> None:
+        for push in self._due.pop(slot):
+            push.expire()
 
 
 class _Inbox:
@@ -150,10 +202,11 @@ class _Inbox:
         self._own = own
         self._calm = calm  # since when the connection that pushes has not been interrupted
         self._reader: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()  # kept: asking for it is a system call
 
     def expect(self, push: _Push) -> None:
         """Wait for the replies to calls that are about to be pushed, with the question whether anybody serves."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         if self._reader is None or self._reader.done():
             self.asked = time.monotonic()
             self._reader = loop.create_task(self._read(), name="sabir-inbox")
@@ -236,7 +289,7 @@ class _Inbox:
             return
         looks = await link.run(commands.look_alive(keys), ANSWER)
         # A call whose RPUSH is not answered may not be queued yet; its own EXISTS is under way.
-        calls = [(id, push.elements[id]) for id, push in self.pending.items() if push.done.done()]
+        calls = [(id, push.elements[id]) for id, push in self.pending.items() if push.is_over]
         refused = any(isinstance(look, Exception) for look in looks)  # then it is as if somebody served
         if refused or looks[1] != 0 or not calls:
             await self._run(commands.unwatch(), ANSWER)
@@ -306,6 +359,7 @@ class Client:
         self._link = AsyncLink(self._connect, self._clock)
         self._inboxes: dict[str, _Inbox] = {}
         self._retired: list[_Inbox] = []
+        self._expiry = _Expiry()
         self._outgoing: list[_Push] = []
         self._pusher: asyncio.Task[None] | None = None
         self._link_lock = asyncio.Lock()
@@ -411,9 +465,10 @@ class Client:
         await self._connected(ends)
         push = self._push(_Push(keys, {id: element(self._clock)}, ends, idempotent))
         lost: Exception | None = None
+        assert push.queued is not None  # noqa: S101 - for mypy
         async with _until(ends):
             try:
-                await push.done
+                await push.queued
             except LinkLost as error:
                 lost = error
             else:
@@ -459,25 +514,18 @@ class Client:
         push = _Push(inbox.keys, elements, plan.ends, plan.idempotent, inbox)
         inbox.expect(push)
         self._push(push)
+        slot = self._expiry.add(push)
         try:
-            async with _until(plan.ends):
-                try:
-                    await push.done
-                except errors.NotQueued as error:
-                    return [Response(id, error=error) for id in plan.ids]
-                except LinkLost:
-                    pass  # the requests may be in the queue: wait (SABIR-LOST-1)
-                for future in push.futures.values():
-                    await future
-            return [
-                # the time-out cancels what was awaited
-                future.result() if future.done() and not future.cancelled() else Response(id, error=_unanswered(plan, push))
-                for id, future in push.futures.items()
-            ]
+            return [(await future) or Response(id, error=_unanswered(plan, push)) for id, future in push.futures.items()]
         finally:
-            push.done.cancel()
+            push.is_over = True
+            self._expiry.remove(push, slot)
             for id in plan.ids:
                 inbox.pending.pop(id, None)
+
+    def _is_ready(self) -> bool:
+        """Whether a request may be sent at once: connected, used a moment ago (SABIR-LOST-6), and the clock fresh."""
+        return self._link.is_open and time.monotonic() - self._link.used < IDLE and not self._clock.is_old()
 
     async def _connected(self, ends: float) -> None:
         """See to it that there is a connection and that its clock is fresh. Raises NotQueued when the time-out passes."""
@@ -522,18 +570,20 @@ class Client:
         """Push what is outgoing: one write at a time, in it one RPUSH for each service (SABIR-CALL-1)."""
         try:
             while self._outgoing:
-                ends = max(push.ends for push in self._outgoing)
+                ends = math.inf
                 refused: errors.NotQueued | None = None
-                try:
-                    await self._connected(ends)
-                except errors.NotQueued as error:
-                    refused = error
+                if not self._is_ready():
+                    ends = max(push.ends for push in self._outgoing)
+                    try:
+                        await self._connected(ends)
+                    except errors.NotQueued as error:
+                        refused = error
                 # Some have given up, and are not sent any more; others have come.
-                batch = [push for push in self._outgoing if not push.done.done()]
+                batch = [push for push in self._outgoing if not push.is_over]
                 self._outgoing = [push for push in batch if refused is not None and push.ends > ends]
                 for push in batch:
                     if refused is not None and push.ends <= ends:
-                        push.done.set_exception(refused)
+                        push.fail(refused)
                 if refused is None and batch:
                     await self._send_batch(batch)
         finally:
@@ -611,18 +661,18 @@ class Client:
 
     def _not_pushed(self, push: _Push, answer: Exception) -> None:
         """Take a lost connection, or the error reply to an RPUSH."""
-        if push.done.done():
+        if push.is_over:
             return
-        if push.sent:
-            push.done.set_exception(answer)
+        if push.sent and isinstance(answer, LinkLost):
+            push.fail(answer)
         elif isinstance(answer, LinkLost) or is_transient(answer):
             push.why = describe(answer)
             asyncio.get_running_loop().call_later(0.1, self._again, push)  # until its time-out
         else:
-            push.done.set_exception(errors.NotQueued(f"Redis refused the request: {describe(answer)}"))
+            push.fail(errors.NotQueued(f"Redis refused the request: {describe(answer)}"))
 
     def _again(self, push: _Push) -> None:
-        if not push.done.done():
+        if not push.is_over:
             self._outgoing.append(push)
             if self._pusher is None:
                 self._pusher = asyncio.get_running_loop().create_task(self._send(), name="sabir-push")

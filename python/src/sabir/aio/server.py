@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("sabir")
 
 _WRITE_BYTES: Final = 1 << 20  # of answers in one write, about
+_AT_ONCE: Final = 32  # elements taken at once, at most: while some are run, others can be on their way
 _LATE: Final = 4.0  # seconds by which a heartbeat may be late without a warning
 _GRACE: Final = 1.0  # seconds that a cancelled handler has to end
 
@@ -97,6 +98,7 @@ class Server(Methods):
         self._writer: asyncio.Task[None] | None = None
         self._takes: asyncio.Task[None] | None = None
         self._beats: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop  # kept by start(): asking for it is a system call
         self._ready, self._stopping, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._unknown = False  # whether what was written last may have been executed
         self._reply_lock, self._stop_lock = asyncio.Lock(), asyncio.Lock()
@@ -139,7 +141,7 @@ class Server(Methods):
         """Start serving in the running loop and return; see wait_ready(). Raises RuntimeError if it was started before."""
         if self._beats is not None:
             raise RuntimeError("a Server starts once: make another one")
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._beats = loop.create_task(self._heartbeats(), name=f"sabir-{self.service}-heartbeat")
         self._takes = loop.create_task(self._serve(), name=f"sabir-{self.service}-take")
 
@@ -288,7 +290,7 @@ class Server(Methods):
                 await self._room.wait()
                 continue
             try:
-                taken = await self._take(min(more, room - 1), trouble, backoff)
+                taken = await self._take(min(more, room - 1, _AT_ONCE - 1), trouble, backoff)
             except (LinkLost, LinkRefused) as error:
                 await self._take_link.drop(error)
                 trouble.begin(error)
@@ -418,11 +420,10 @@ class Server(Methods):
         if isinstance(work, Settled):
             self._settle(work)
             return
-        task = asyncio.get_running_loop().create_task(self._handle(work), name=f"sabir-{self.service}-handler")
+        task = self._loop.create_task(self._handle(work))
         self._running.add(task)
-        task.add_done_callback(self._ended)
         if self._limit is not None:
-            timer = asyncio.get_running_loop().call_later(self._limit, self._overrun, task, work, self._limit)
+            timer = self._loop.call_later(self._limit, self._overrun, task, work, self._limit)
             task.add_done_callback(lambda _: timer.cancel())
 
     def _overrun(self, task: asyncio.Task[None], job: Job, limit: float) -> None:
@@ -439,11 +440,6 @@ class Server(Methods):
             log.error("%s; stopping", self._failure)
             self._ending = asyncio.get_running_loop().create_task(self.stop(), name=f"sabir-{self.service}-stop")
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._overdue.discard(task)
-        self._room.set()
-
     async def _handle(self, job: Job) -> None:
         ends = None if self._limit is None else time.monotonic() + self._limit
         error: BaseException | None = None
@@ -452,7 +448,11 @@ class Server(Methods):
             result = await job.call_async()
         except BaseException as raised:  # noqa: BLE001 - whatever it is, the caller hears of it
             error = raised
-        if self._overdue and asyncio.current_task() in self._overdue:
+        task: Any = asyncio.current_task()
+        self._running.discard(task)
+        self._room.set()
+        if task in self._overdue:
+            self._overdue.discard(task)
             return  # and was settled
         if self._stopping.is_set() and isinstance(error, asyncio.CancelledError):
             raise error  # stop() has waited long enough
