@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import os
 import sys
 from pathlib import Path
 
 import click  # options, help and exit codes
 from rich.console import Console
 
-from . import cross, reports, session, soak
+from . import bench, cross, reports, session, soak
+from .bench import BenchError
+from .bench import report as bench_report
 from .driver import DriverError, Manifest
 from .mutants import run as mutants_run
 from .reports import grid
@@ -263,6 +267,64 @@ def soak_(
     if out is not None:
         soak_report.write(made, out)
     sys.exit(0 if made.green else 1)
+
+
+@main.command("bench", epilog=EXIT)
+@click.option("--short", is_flag=True, help="Under three minutes: fewer and shorter rounds, no million of anything.")
+@click.option("--rounds", type=click.IntRange(1), help="Rounds of each contestant, in turns.  [default: 7; short: 3]")
+@click.option("--seconds", type=click.FloatRange(0.05), help="Seconds of a round.  [default: 1; short: 0.3]")
+@click.option("--only", multiple=True, help="Scenarios: one, 64, 256, 200-KiB, idle, time-outs, workers, long-queue, …")
+@click.option("--who", multiple=True, help="Contestants, by the names of contestants.json; may be repeated. Default: all.")
+@click.option("--redis", "where", default="embedded", show_default=True, help="embedded, or a redis-server program.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write the report into this folder.")
+@click.option("--name", default="bench", show_default=True, help="The report's files: NAME.json, NAME.md and NAME.svg.")
+@click.option(
+    "--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Write its table and plot in here."
+)
+@click.option("--guard", type=click.FloatRange(1), help="Fail where a bound is missed by more than this factor.")
+def bench_(
+    short: bool,
+    rounds: int | None,
+    seconds: float | None,
+    only: tuple[str, ...],
+    who: tuple[str, ...],
+    where: str,
+    out: Path | None,
+    name: str,
+    readme: Path | None,
+    guard: float | None,
+) -> None:
+    """Measure what a call costs, beside the least that it can cost and beside others, in turns."""
+    if unknown := set(only) - {scenario.id for scenario in bench.SCENARIOS} - set(bench.SPECIAL):
+        known = ", ".join([*(scenario.id for scenario in bench.SCENARIOS), *bench.SPECIAL])
+        raise click.UsageError(f"--only: expected some of {known}, got {', '.join(sorted(unknown))}")
+    if "://" in where:
+        raise click.UsageError(
+            "--redis: expected embedded or a redis-server program: others would be measured along with it"
+        )
+    if readme is not None and out is None:
+        raise click.UsageError("--readme shows the plot, which is written into --out")
+    options = dataclasses.replace(bench.SHORT if short else bench.Options(), only=only, who=who)
+    options = dataclasses.replace(options, rounds=rounds or options.rounds, seconds=seconds or options.seconds)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    try:
+        with provide(where) as redis, bench_report.Live(console) as live:
+            made = asyncio.run(bench.run(options, redis, live.tell))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)
+    except (BenchError, ServerError, OSError) as error:
+        console.print(f"sabir-conformance: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+    bench_report.show(made, console)
+    if out is not None:
+        for path in bench_report.write(made, out, name):
+            console.print(f"written: {path}", highlight=False, soft_wrap=True)
+        if readme is not None:
+            bench_report.readme(made, readme, Path(os.path.relpath(out / f"{name}.svg", readme.parent)).as_posix())
+    if guard is not None and (over := made.over(guard)):
+        for what in over:
+            console.print(f"sabir-conformance: {what}", style="red", markup=False, highlight=False)
+        sys.exit(1)
 
 
 @main.command("grid")

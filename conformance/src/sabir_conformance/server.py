@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -69,8 +74,10 @@ async def keys_of(connection: Connection, namespace: str) -> list[bytes]:
 
 @contextlib.contextmanager
 def provide(where: str) -> Iterator[Redis]:
-    """``embedded``, ``container``, ``container:IMAGE`` or a redis:// URL. Raises ServerError."""
-    if where == "embedded":
+    """``embedded``, ``container``, ``container:IMAGE``, a redis-server program, or a redis:// URL. Raises ServerError."""
+    if "://" not in where and Path(where).name.endswith("-server"):
+        yield from _program(where)
+    elif where == "embedded":
         with _embedded() as server:
             yield Redis("127.0.0.1", server.port, "embedded Valkey")
     elif where == "container" or where.startswith("container:"):
@@ -78,7 +85,9 @@ def provide(where: str) -> Iterator[Redis]:
     else:
         parts = urlsplit(where)
         if parts.scheme != "redis" or not parts.hostname:
-            raise ServerError(f"--redis: expected embedded, container[:IMAGE] or a redis:// URL, got {where!r}")
+            raise ServerError(
+                f"--redis: expected embedded, container[:IMAGE], a redis-server program or a redis:// URL, got {where!r}"
+            )
         db = int(parts.path.strip("/") or 0)
         password = unquote(parts.password) if parts.password else None
         yield Redis(
@@ -137,6 +146,37 @@ def _new_server(config: dict[str, str]) -> ValkeyServer:
         else:
             return server
     raise ServerError(f"--redis embedded: {reason}") from reason
+
+
+def _program(program: str) -> Iterator[Redis]:
+    """A server program, started on a free port, without a file of its own."""
+    found = shutil.which(program)
+    if found is None:
+        raise ServerError(f"--redis {program}: there is no such program")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
+        server = subprocess.Popen([found, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+        try:
+            ends = time.monotonic() + 10
+            while not _listens(port):
+                if server.poll() is not None or time.monotonic() > ends:
+                    raise ServerError(f"--redis {program}: it did not start")
+                time.sleep(0.02)
+            yield Redis("127.0.0.1", port, Path(found).name)
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1):
+            return True
+    except OSError:
+        return False
 
 
 def _container(image: str) -> Iterator[Redis]:

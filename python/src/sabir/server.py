@@ -602,8 +602,9 @@ class Server(Methods):
                 if settled is not None:
                     answer = [link.read(ANSWER) for _ in before][-1]
                     if refusal(answer) is not None:
+                        trouble.begin(describe(answer))
                         link.close()  # a take blocks on it
-                        return Unsettled(settled, unknown=False)
+                        return Unsettled(settled, unknown=True)
                     self._note_settled(settled, answer)
                     settled = None
                 answers = [link.read(block / 1000 + MARGIN) for _ in take]

@@ -101,9 +101,9 @@ def keeps_huge_elements() -> None:
 def acknowledges_a_notification_at_once() -> None:
     """A notification is removed from the hand before its handler runs."""
 
-    @wrap(Server, "_handle")
-    def handle(original: Any, self: Any, taken: Taken) -> None:
+    @wrap(Server, "_prepare")
+    def prepare(original: Any, self: Any, taken: Taken) -> Any:
         read = messages.decode_request(taken.element)
         if type(read) is Request and not read.reply_to:
             self._settle(Settled(taken.element))
-        original(self, taken)
+        return original(self, taken)

@@ -86,12 +86,12 @@ def calls_what_ran_lost() -> None:
 def asks_for_every_request() -> None:
     """The attempts of a request are asked for whether it is idempotent or not."""
 
-    @wrap(Server, "_handle")
-    def handle(original: Any, self: Any, taken: Taken) -> None:
+    @wrap(Server, "_prepare")
+    def prepare(original: Any, self: Any, taken: Taken) -> Any:
         request = self._dispatcher.read(taken.element)
         if isinstance(request, Request):
             self._ask(commands.ask_attempts(self._keys, request.id))
-        original(self, taken)
+        return original(self, taken)
 
 
 def telling(change: Callable[[int], int]) -> None:
@@ -148,12 +148,12 @@ def trusts_its_heartbeats() -> None:
 def forgets_what_it_still_holds() -> None:
     """What was taken before the lease ended is not started, though the hand still holds it."""
 
-    @wrap(Server, "_handle")
-    def handle(original: Any, self: Any, taken: Taken) -> None:
+    @wrap(Server, "_prepare")
+    def prepare(original: Any, self: Any, taken: Taken) -> Any:
         if self._lease.covers(taken, time.monotonic()):
-            original(self, taken)
-        else:
-            self._held.remove(taken.element)
+            return original(self, taken)
+        self._held.remove(taken.element)
+        return None
 
 
 @mutant("SABIR-RUN-1", "server/delivery/handler-timeout", "SABIR-RUN-2")

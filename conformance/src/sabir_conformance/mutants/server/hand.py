@@ -7,10 +7,11 @@ from typing import Any
 
 from sabir import _link, commands, messages
 from sabir import server as shell
+from sabir.dispatch import Job, Settled
 from sabir.messages import Rejection
 from sabir.server import Server, Taken
 
-from .. import Original, mutant, wrap
+from .. import mutant, wrap
 from ..both import sending
 
 
@@ -36,10 +37,10 @@ def takes_ahead() -> None:
         self.room = threading.Semaphore(self._threads)
         self._threads += 2
 
-    @wrap(Server, "_handle")
-    def handle(original: Any, self: Any, taken: Taken) -> None:
+    @wrap(Server, "_run")
+    def run(original: Any, self: Any, job: Job) -> Any:
         with self.room:
-            original(self, taken)
+            return original(self, job)
 
 
 @mutant(
@@ -54,9 +55,9 @@ def acknowledges_at_once() -> None:
     """A call is removed from the hand when it is taken."""
 
     @wrap(Server, "_take")
-    def take(original: Original[Taken | None], self: Any) -> Taken | None:
-        taken = original(self)
-        if taken is not None and b'"reply_to"' in taken.element:
+    def take(original: Any, self: Any, settled: Settled | None) -> Any:
+        taken = original(self, settled)
+        if isinstance(taken, Taken) and b'"reply_to"' in taken.element:
             self._take_link.run(commands.acknowledge(self._keys, self.worker, taken.element), 5.0)
         return taken
 
@@ -65,20 +66,27 @@ def acknowledges_at_once() -> None:
 def tires_of_garbage() -> None:
     """A thread ends with the first element that it can't read."""
 
-    @wrap(Server, "_handle")
-    def handle(original: Any, self: Any, taken: Taken) -> None:
-        original(self, taken)
+    @wrap(Server, "_prepare")
+    def prepare(original: Any, self: Any, taken: Taken) -> Any:
+        work = original(self, taken)
         if type(messages.decode_request(taken.element)) is Rejection:
+            self._settle(work)
             raise SystemExit
+        return work
 
 
 @mutant("SABIR-WORKER-6", "server/trouble/take-loading", "SABIR-LOST-*", "SABIR-REPLY-2", "SABIR-LEASE-*")
 def pauses_too_long() -> None:
     """After trouble a worker pauses for a quarter of a minute."""
 
-    @wrap(_link.Backoff, "pause")
-    def pause(original: Original[float], self: Any) -> float:
-        return 15.0
+    class Patient(_link.Backoff):
+        def pause(self) -> float:
+            return 15.0
+
+    @wrap(Server, "__init__")
+    def init(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self._take_backoff = Patient()
 
 
 @mutant("SABIR-WORKER-6", "server/trouble/take-wrongtype", "SABIR-LOST-*", "SABIR-REPLY-2", "SABIR-LEASE-*")
@@ -91,8 +99,8 @@ def gives_up_after_a_refusal() -> None:
         taker.refused = True
 
     @wrap(Server, "_take")
-    def take(original: Original[Taken | None], self: Any) -> Taken | None:
-        taken = original(self)
+    def take(original: Any, self: Any, settled: Settled | None) -> Any:
+        taken = original(self, settled)
         if getattr(taker, "refused", False):
             self._stopping.set()
         return taken

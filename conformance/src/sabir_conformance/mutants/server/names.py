@@ -60,13 +60,13 @@ def replies_behind_a_take() -> None:
         self._reply_link = self._take_link
 
     @wrap(Server, "_settle")
-    def settle(original: Any, self: Any, settled: Settled) -> None:
+    def settle(original: Any, self: Any, settled: Settled, unknown: bool = False) -> None:
         later[self].append(settled)
 
     @wrap(Server, "_take")
-    def take(original: Any, self: Any) -> Any:
+    def take(original: Any, self: Any, settled: Settled | None) -> Any:
         flush(self)
-        return original(self)
+        return original(self, settled)
 
     @wrap(Server, "_goodbye")
     def goodbye(original: Any, self: Any) -> None:

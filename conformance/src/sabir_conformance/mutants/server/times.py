@@ -151,11 +151,13 @@ def beats_where_it_replies() -> None:
 def renews_in_another_write() -> None:
     """The lease is renewed in a write of its own in front of a take."""
 
-    @wrap(_link.Link, "run")
-    def run(original: Original[list[Any]], self: Any, cmds: Any, timeout: float) -> list[Any]:
-        if len(cmds) == 2 and cmds[1][0] == "BLMOVE":
-            return original(self, cmds[:1], timeout) + original(self, cmds[1:], timeout)
-        return original(self, cmds, timeout)
+    @wrap(_link.Link, "send")
+    def send(original: Any, self: Any, cmds: Any, timeout: float) -> None:
+        if len(cmds) > 1 and cmds[-1][0] == "BLMOVE" and cmds[-2][0] == "ZADD":
+            original(self, cmds[:-1], timeout)
+            time.sleep(0.01)  # on its way before the rest is sent
+            cmds = cmds[-1:]
+        original(self, cmds, timeout)
 
 
 @mutant("SABIR-LEASE-2", "server/lease/every-take-renews")
