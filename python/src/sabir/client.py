@@ -161,13 +161,16 @@ class Plan:
         deadline = _deadline(clock, self.left())
         if self._latest is not None:
             deadline = min(deadline, self._latest)
-        common: dict[str, Any] = {"deadline": deadline, "limits": self._limits}
-        if self.idempotent:
-            common["idempotent"] = True
-        if self._trace is not None:
-            common["traceparent"] = self._trace
         return [
-            messages.encode_request(id, token, *request, **common)
+            messages.encode_request(
+                id,
+                token,
+                *request,
+                deadline=deadline,
+                idempotent=self.idempotent,
+                traceparent=self._trace,
+                limits=self._limits,
+            )
             for id, request in zip(self.ids, self._requests, strict=True)
         ]
 

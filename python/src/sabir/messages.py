@@ -102,9 +102,10 @@ def to_json(value: Any, what: str, limits: Limits) -> bytes:
         raise TypeError(f"{what}: expected JSON values, got: {error}") from None
     if b"null" in data and not _finite(value):  # orjson writes NaN as null
         raise ValueError(f"{what}: expected finite numbers, got NaN or an infinity")
-    over = over_limit(data, limits)
-    if over:
-        raise errors.LimitExceeded(f"{what}: {over}")
+    if len(data) > limits.max_bytes or data.count(b"[") + data.count(b"{") > limits.max_depth:
+        over = over_limit(data, limits)
+        if over:
+            raise errors.LimitExceeded(f"{what}: {over}")
     return data
 
 

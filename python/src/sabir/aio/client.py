@@ -87,65 +87,65 @@ class Service:
 
 
 class _Push:
-    """One RPUSH to be: elements of one service by their ids, and the future that its answer resolves.
+    """A request that is to be pushed, and what became of it.
 
-    ``inbox``: where the replies of calls come, None: it is a notification.
+    ``inbox``: where the reply to a call comes, None: it is a notification.
     """
 
-    __slots__ = ("elements", "ends", "futures", "idempotent", "inbox", "is_over", "keys", "queued", "sent", "why")
+    __slots__ = ("element", "ends", "future", "id", "idempotent", "inbox", "is_over", "keys", "sent", "slot", "why")
 
     def __init__(
-        self, keys: Keys, elements: dict[str, bytes], ends: float, idempotent: bool, inbox: _Inbox | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        keys: Keys,
+        id: str,
+        element: bytes,
+        ends: float,
+        idempotent: bool,
+        inbox: _Inbox | None = None,
     ) -> None:
         self.keys = keys
-        self.elements = elements
+        self.id = id
+        self.element = element
         self.ends = ends
         self.idempotent = idempotent
         self.inbox = inbox
-        self.futures: dict[str, asyncio.Future[Response | None]] = {}
-        """Of the replies to calls, by their ids; their result is None when the time-out has passed."""
+        self.future: asyncio.Future[Response | None] = loop.create_future()
+        """How a call ended, None: its time-out has passed. Of a notification: it is queued."""
         self.sent = False
         """Whether Redis may have it."""
         self.why = "the time-out has passed"
         """Why it has not been sent."""
         self.is_over = False
         """Whether the RPUSH was answered, or given up."""
-        self.queued: asyncio.Future[None] | None = None
-        """For who waits for the answer to the RPUSH alone, as of a notification."""
-        if inbox is None:
-            self.queued = asyncio.get_running_loop().create_future()
+        self.slot = 0
+        """Where the expiry keeps it."""
 
-    def resolve(self, ended: dict[str, Response]) -> None:
-        """It is queued, but for what has ended already: id → how."""
-        error: SabirError | None = None
-        for response in ended.values():
-            if self.inbox is None:
-                error = response.error
-            else:
-                self.inbox.end(response)
+    def resolve(self, ended: Response | None = None) -> None:
+        """It is queued; or, with ``ended``, it was taken back."""
         self.is_over = True
-        if self.queued is None or self.queued.done():
-            return
-        if error is None:
-            self.queued.set_result(None)
-        else:
-            self.queued.set_exception(error)
+        if self.inbox is not None:
+            if ended is not None:
+                self.inbox.end(ended)
+        elif not self.future.done():
+            if ended is None or ended.error is None:
+                self.future.set_result(None)
+            else:
+                self.future.set_exception(ended.error)
 
     def fail(self, error: errors.NotQueued | LinkLost) -> None:
-        """It was not queued; or, when the connection was lost, it may be: then calls are waited for (SABIR-LOST-1)."""
+        """It was not queued; or, when the connection was lost, it may be: then a call is waited for (SABIR-LOST-1)."""
         self.is_over = True
-        if self.queued is not None:
-            if not self.queued.done():
-                self.queued.set_exception(error)
-        elif self.inbox is not None and isinstance(error, errors.NotQueued):
-            for id in self.elements:
-                self.inbox.end(Response(id, error=error))
+        if self.inbox is None:
+            if not self.future.done():
+                self.future.set_exception(error)
+        elif isinstance(error, errors.NotQueued):
+            self.inbox.end(Response(self.id, error=error))
 
     def expire(self) -> None:
         """The time-out has passed."""
-        for future in self.futures.values():
-            if not future.done():
-                future.set_result(None)
+        if not self.future.done():
+            self.future.set_result(None)
 
 
 class _Expiry:
@@ -156,19 +156,18 @@ class _Expiry:
     def __init__(self) -> None:
         self._due: dict[int, dict[_Push, None]] = {}
 
-    def add(self, push: _Push) -> int:
-        """Have it ended in time. Returns what remove() needs."""
-        slot = int(push.ends * 100) + 1
+    def add(self, push: _Push) -> None:
+        """Have it ended in time."""
+        slot = push.slot = int(push.ends * 100) + 1
         pushes = self._due.get(slot)
         if pushes is None:
             pushes = self._due[slot] = {}
             asyncio.get_running_loop().call_later(slot / 100 - time.monotonic(), self._expire, slot)
         pushes[push] = None
-        return slot
 
-    def remove(self, push: _Push, slot: int) -> None:
+    def remove(self, push: _Push) -> None:
         """It has ended."""
-        pushes = self._due.get(slot)
+        pushes = self._due.get(push.slot)
         if pushes is not None:
             pushes.pop(push, None)
 
@@ -202,25 +201,21 @@ class _Inbox:
         self._own = own
         self._calm = calm  # since when the connection that pushes has not been interrupted
         self._reader: asyncio.Task[None] | None = None
-        self._loop = asyncio.get_running_loop()  # kept: asking for it is a system call
+        self.loop = asyncio.get_running_loop()
+        """Kept: asking for it is a system call."""
 
     def expect(self, push: _Push) -> None:
-        """Wait for the replies to calls that are about to be pushed, with the question whether anybody serves."""
-        loop = self._loop
+        """Wait for the reply to a call that is about to be pushed, with the question whether anybody serves."""
         if self._reader is None or self._reader.done():
             self.asked = time.monotonic()
-            self._reader = loop.create_task(self._read(), name="sabir-inbox")
-        for id in push.elements:
-            push.futures[id] = loop.create_future()
-            self.pending[id] = push
+            self._reader = self.loop.create_task(self._read(), name="sabir-inbox")
+        self.pending[push.id] = push
 
     def end(self, response: Response) -> None:
         """End a call."""
         push = self.pending.pop(response.id, None)
-        if push is not None:  # any other is late (SABIR-REPLY-4)
-            future = push.futures[response.id]
-            if not future.done():
-                future.set_result(response)
+        if push is not None and not push.future.done():  # any other is late (SABIR-REPLY-4)
+            push.future.set_result(response)
 
     async def _read(self) -> None:
         backoff = Backoff()
@@ -289,7 +284,7 @@ class _Inbox:
             return
         looks = await link.run(commands.look_alive(keys), ANSWER)
         # A call whose RPUSH is not answered may not be queued yet; its own EXISTS is under way.
-        calls = [(id, push.elements[id]) for id, push in self.pending.items() if push.is_over]
+        calls = [(id, push.element) for id, push in self.pending.items() if push.is_over]
         refused = any(isinstance(look, Exception) for look in looks)  # then it is as if somebody served
         if refused or looks[1] != 0 or not calls:
             await self._run(commands.unwatch(), ANSWER)
@@ -389,7 +384,16 @@ class Client:
     ) -> Any:
         """Call a method and return its result; arguments and errors as ``sabir.Client.call()``."""
         plan = Plan([(method, params)], seconds(timeout, self._timeout), self._limits, idempotent, traceparent)
-        outcome = (await self._exchange(service, plan))[0]
+        inbox = self._inbox(service)
+        if not self._link.is_open or self._clock.is_old():
+            await self._connect_first(plan, inbox)
+        (push,) = self._begin(plan, inbox)
+        try:
+            outcome = await push.future
+        finally:
+            self._leave(push)
+        if outcome is None:
+            raise _unanswered(plan, push)
         if outcome.error is not None:
             raise outcome.error
         return outcome.result
@@ -401,8 +405,22 @@ class Client:
         if not calls:
             return []
         plan = Plan(calls, seconds(timeout, self._timeout), self._limits, idempotent)
-        outcomes = await self._exchange(service, plan)
-        return [outcome.result if outcome.error is None else outcome.error for outcome in outcomes]
+        inbox = self._inbox(service)
+        if not self._link.is_open or self._clock.is_old():
+            try:
+                await self._connect_first(plan, inbox)
+            except errors.NotQueued as error:
+                return [error] * len(plan.ids)
+        pushes = self._begin(plan, inbox)
+        results: list[Any] = []
+        try:
+            for push in pushes:
+                outcome = await push.future or Response(push.id, error=_unanswered(plan, push))
+                results.append(outcome.result if outcome.error is None else outcome.error)
+        finally:
+            for push in pushes:
+                self._leave(push)
+        return results
 
     async def retry(
         self,
@@ -463,12 +481,11 @@ class Client:
         id, element = notification(method, params, expires, idempotent, traceparent, self._limits)
         element(self._clock)
         await self._connected(ends)
-        push = self._push(_Push(keys, {id: element(self._clock)}, ends, idempotent))
+        push = self._push(_Push(asyncio.get_running_loop(), keys, id, element(self._clock), ends, idempotent))
         lost: Exception | None = None
-        assert push.queued is not None  # noqa: S101 - for mypy
         async with _until(ends):
             try:
-                await push.queued
+                await push.future
             except LinkLost as error:
                 lost = error
             else:
@@ -496,7 +513,7 @@ class Client:
 
     # ------------------------------------------------------------------------------------------------ inside
 
-    async def _exchange(self, service: str, plan: Plan) -> list[Response]:
+    def _inbox(self, service: str) -> _Inbox:
         inbox = self._inboxes.get(service)
         if inbox is None or inbox.retired:
             if inbox is not None:
@@ -504,24 +521,32 @@ class Client:
             keys = Keys(self._namespace, service)
             inbox = _Inbox(keys, self._name, AsyncLink(self._connect, self._clock), self._own, self._calm)
             self._inboxes[service] = inbox
-        if not self._link.is_open or self._clock.is_old():
-            plan.elements(inbox.token, self._clock)  # what the encoder refuses is refused before anything is sent
-            try:
-                await self._connected(plan.ends)
-            except errors.NotQueued as error:
-                return [Response(id, error=error) for id in plan.ids]
-        elements = dict(zip(plan.ids, plan.elements(inbox.token, self._clock), strict=True))
-        push = _Push(inbox.keys, elements, plan.ends, plan.idempotent, inbox)
-        inbox.expect(push)
-        self._push(push)
-        slot = self._expiry.add(push)
-        try:
-            return [(await future) or Response(id, error=_unanswered(plan, push)) for id, future in push.futures.items()]
-        finally:
-            push.is_over = True
-            self._expiry.remove(push, slot)
-            for id in plan.ids:
-                inbox.pending.pop(id, None)
+        return inbox
+
+    async def _connect_first(self, plan: Plan, inbox: _Inbox) -> None:
+        """Raises NotQueued; and what the encoder refuses, before anything is sent."""
+        plan.elements(inbox.token, self._clock)
+        await self._connected(plan.ends)
+
+    def _begin(self, plan: Plan, inbox: _Inbox) -> list[_Push]:
+        """Have calls pushed with all others of this loop turn; each has to be left in the end."""
+        elements = plan.elements(inbox.token, self._clock)
+        pushes = [
+            _Push(inbox.loop, inbox.keys, id, element, plan.ends, plan.idempotent, inbox)
+            for id, element in zip(plan.ids, elements, strict=True)
+        ]
+        for push in pushes:
+            inbox.expect(push)
+            self._push(push)
+            self._expiry.add(push)
+        return pushes
+
+    def _leave(self, push: _Push) -> None:
+        """Nobody waits for a call any more."""
+        push.is_over = True
+        self._expiry.remove(push)
+        if push.inbox is not None:
+            push.inbox.pending.pop(push.id, None)
 
     def _is_ready(self) -> bool:
         """Whether a request may be sent at once: connected, used a moment ago (SABIR-LOST-6), and the clock fresh."""
@@ -597,7 +622,7 @@ class Client:
         cmds: Commands = []
         size = 0
         for pushes in groups.values():
-            elements = [element for push in pushes for element in push.elements.values()]
+            elements = [push.element for push in pushes]
             size += sum(map(len, elements))
             cmds += commands.push(pushes[0].keys, elements)
             if _asks(pushes):
@@ -630,33 +655,26 @@ class Client:
             elif isinstance(depth, Exception):
                 self._not_pushed(push, depth)
             elif inbox is None:  # SABIR-ALIVE-7
-                push.resolve({})
+                push.resolve()
             elif alive == 0:
                 excess.append((push, unserved(push.keys)))
             else:  # an error reply too: then it is as if somebody served
                 inbox.asked = max(inbox.asked, sent)
-                push.resolve({})
+                push.is_over = True
         return excess
 
     async def _take_back(self, excess: list[tuple[_Push, SabirError]]) -> None:
         """Remove what was just pushed, and end what was still there (SABIR-ALIVE-2, -6, SABIR-QUEUE-1)."""
-        parts = [
-            [
-                c
-                for id, e in push.elements.items()
-                for c in commands.take_back(push.keys, e, id if push.idempotent else None)
-            ]
-            for push, _ in excess
-        ]
+        parts = [commands.take_back(push.keys, push.element, push.id if push.idempotent else None) for push, _ in excess]
         try:
             answers = await self._link.run([c for part in parts for c in part], ANSWER)
         except LinkLost as lost:
             error = not_answered(lost)
             for push, _ in excess:
-                push.resolve({id: Response(id, error=error) for id in push.elements})
+                push.resolve(Response(push.id, error=error))
             return
         for (push, error), part in zip(excess, parts, strict=True):
-            push.resolve(taken_back(push.keys, list(push.elements), answers[: len(part)], error))
+            push.resolve(taken_back(push.keys, [push.id], answers[: len(part)], error).get(push.id))
             del answers[: len(part)]
 
     def _not_pushed(self, push: _Push, answer: Exception) -> None:
