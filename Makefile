@@ -1,6 +1,6 @@
 # Every target sets up first, which takes well under a second when nothing is to do. What the parts run: .ci/test.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-python test-ruby test-node test-protocol conformance soak clean
+.PHONY: help setup demo test lint test-python test-ruby test-node test-protocol conformance soak bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ conformance: setup ## the suite on all ports, its mutants, its own tests; the re
 soak: setup ## two minutes of mixed load over all languages while workers and Redis are killed; every request is accounted for
 	@.venv/bin/sabir-conformance soak --minutes 2
 
+bench: ## what a call costs, beside the least that it can cost and beside others: under three minutes
+	@.ci/setup bench
+	@.venv/bin/sabir-conformance bench --short
+
 clean: ## remove what the other targets made (no system packages)
-	@rm -rf .venv .setup node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .setup node/node_modules conformance/bench/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@for folder in python conformance; do [ ! -d $$folder ] || find $$folder \( -name __pycache__ -o -name '*.egg-info' -o -name '.*_cache' -o -name .hypothesis \) -prune -exec rm -rf {} +; done
