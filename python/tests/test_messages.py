@@ -180,6 +180,38 @@ def test_the_decoder_accepts_what_the_schema_does(envelope: dict[str, Any]) -> N
     assert isinstance(got, Request) == (REQUEST.is_valid(envelope) and equal)
 
 
+@given(JSON | st.floats() | st.lists(st.floats()))
+def test_a_value_is_measured_as_its_json(value: Any) -> None:
+    """SABIR-LIMIT-1: what is large is measured by its parts, what is small by its bytes; both say the same."""
+    shape = messages._shape(value, 1_000)
+    assert shape is not None
+    depth, is_finite = shape
+    assert is_finite == messages._finite(value)
+    assert depth == messages._depth(json.dumps(value).encode(), 1_000)
+    assert messages._shape([value, value], 2) is None  # these are three parts at least
+
+
+@pytest.mark.parametrize("value", ["x" * 10_000, ["x" * 10_000] * 3, [[["x" * 9_000]], float("nan")]])
+def test_large_values_have_the_same_limits(value: Any) -> None:
+    """SABIR-LIMIT-1, SABIR-JSON-1."""
+    nested = value
+    for _ in range(3):
+        nested = [nested]
+    if "nan" in repr(value):
+        with pytest.raises(ValueError, match="finite"):
+            messages.to_json(nested, "x", Limits())
+        return
+    depth = messages._depth(json.dumps(nested).encode(), 100)
+    assert json.loads(messages.to_json(nested, "x", Limits(max_depth=depth))) == nested
+    with pytest.raises(errors.LimitExceeded, match="levels"):
+        messages.to_json(nested, "x", Limits(max_depth=depth - 1))
+    call = messages.encode_request(ID, "a.b", "m", [nested])
+    assert isinstance(messages.decode_request(call, Limits(max_depth=depth + 3)), Request)
+    over = messages.decode_request(call, Limits(max_depth=depth + 2))
+    assert isinstance(over, Rejection)
+    assert (over.code, over.id, over.reply_to) == (errors.LimitExceeded.code, ID, "a.b")
+
+
 @given(REPLIES)
 def test_the_client_accepts_what_the_schema_does(envelope: dict[str, Any]) -> None:
     """SABIR-REPLY-5, SABIR-REPLY-6."""

@@ -48,7 +48,8 @@ _CODES: Final[dict[type, str]] = {
     redis.exceptions.ClusterDownError: "CLUSTERDOWN",
     redis.exceptions.TryAgainError: "TRYAGAIN",
 }
-_CHUNK: Final = 1 << 17  # bytes of one read, at most
+_CHUNK: Final = 1 << 16  # bytes of one read, at most
+_LARGE_CHUNK: Final = 1 << 20  # where there is more than that
 _NONE_YET: Final = object()
 _pack: Final[Callable[[Any], bytes]] = hiredis.pack_command
 _HELLO: Final[Commands] = [*commands.clock(), ("CLIENT", "INFO")]
@@ -207,6 +208,7 @@ class Link(_Hello):
     """When the last answer came (monotonic, s)."""
     _timeout: float | None = None  # the socket's, as it was set last
     _sock: Any = None
+    _chunk = _CHUNK
     _answers: Any = None  # a hiredis.Reader
 
     def open(self, timeout: float, *, patient: bool = False) -> None:
@@ -271,7 +273,9 @@ class Link(_Hello):
                 if answer is _NONE_YET:
                     if timeout != self._timeout:
                         self._patience(timeout)
-                    data = self._sock.recv(_CHUNK)
+                    data = self._sock.recv(self._chunk)
+                    if len(data) == self._chunk:
+                        self._chunk = _LARGE_CHUNK
                     if not data:
                         raise redis.ConnectionError("Connection closed by server.")
                     answers.feed(data)

@@ -23,6 +23,7 @@ MAX_BYTES: Final = 1_048_576
 """The default limit of an element, in bytes."""
 MAX_DEPTH: Final = 64
 """The default limit of an element's nesting, in levels."""
+_LARGE: Final = 8_192  # bytes from which on it may pay to look at the parts of a value
 KEPT_BYTES: Final = 16_777_216
 """How many bytes of an element a dead letter keeps."""
 MAX_INTEGER: Final = 2**53 - 1
@@ -100,12 +101,17 @@ def to_json(value: Any, what: str, limits: Limits) -> bytes:
         if "Recursion" in str(error):
             raise errors.LimitExceeded(f"{what}: expected at most {limits.max_depth} levels of nesting, got more") from None
         raise TypeError(f"{what}: expected JSON values, got: {error}") from None
-    if b"null" in data and not _finite(value):  # orjson writes NaN as null
-        raise ValueError(f"{what}: expected finite numbers, got NaN or an infinity")
-    if len(data) > limits.max_bytes or data.count(b"[") + data.count(b"{") > limits.max_depth:
+    shape = _shape(value, len(data) >> 7) if len(data) > _LARGE else None
+    if shape is None:
+        is_finite = b"null" not in data or _finite(value)  # orjson writes NaN as null
         over = over_limit(data, limits)
-        if over:
-            raise errors.LimitExceeded(f"{what}: {over}")
+    else:
+        depth, is_finite = shape
+        over = over_limit(data, limits, depth)
+    if not is_finite:
+        raise ValueError(f"{what}: expected finite numbers, got NaN or an infinity")
+    if over:
+        raise errors.LimitExceeded(f"{what}: {over}")
     return data
 
 
@@ -119,6 +125,34 @@ def _finite(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_finite, value))
     return True
+
+
+def _shape(value: Any, most: int) -> tuple[int, bool] | None:
+    """How deep a value is nested, and whether its numbers are finite; None: it has more than ``most`` parts.
+
+    In what is large and has few parts, which is long texts, that is found much sooner than by searching its JSON.
+    """
+    level, depth, is_finite = [value], 0, True
+    while level:
+        most -= len(level)
+        if most < 0:
+            return None
+        below: list[Any] = []
+        has_containers = False
+        for part in level:
+            if isinstance(part, enum.Enum):
+                part = part.value  # noqa: PLW2901
+            if isinstance(part, dict):
+                has_containers = True
+                below += part.values()
+            elif isinstance(part, (list, tuple)):
+                has_containers = True
+                below += part
+            elif isinstance(part, float) and not math.isfinite(part):
+                is_finite = False
+        depth += has_containers
+        level = below
+    return depth, is_finite
 
 
 def encode_request(
@@ -203,18 +237,27 @@ def encode_dead_letter(at: int, worker: str, error: dict[str, Any], element: byt
 # ---------------------------------------------------------------------------------------------------- decode
 
 
-def over_limit(data: bytes, limits: Limits) -> str | None:
-    """What limit an element is over, or None."""
+def over_limit(data: bytes, limits: Limits, depth: int | None = None) -> str | None:
+    """What limit an element is over, or None. ``depth``: its nesting in levels, None: it is not known."""
     if len(data) > limits.max_bytes:
         return f"expected at most {limits.max_bytes} bytes, got {len(data)}"
-    # Counting brackets costs next to nothing, and few elements hold as many as would be too deep.
-    if data.count(b"[") + data.count(b"{") > limits.max_depth:
-        depth = 0
-        for bracket in _BRACKET.finditer(_STRING.sub(b"", data)):
-            depth = depth + 1 if bracket[0] in b"[{" else max(depth - 1, 0)
-            if depth > limits.max_depth:
-                return f"expected at most {limits.max_depth} levels of nesting, got more"
-    return None
+    if depth is None:
+        # Counting brackets costs next to nothing, and few elements hold as many as would be too deep.
+        depth = data.count(b"[") + data.count(b"{")
+        if depth > limits.max_depth:
+            depth = _depth(data, limits.max_depth)
+    return f"expected at most {limits.max_depth} levels of nesting, got more" if depth > limits.max_depth else None
+
+
+def _depth(data: bytes, most: int) -> int:
+    """How deep an element is nested, counted in its bytes, whatever they mean; no further than ``most`` and one."""
+    depth = deepest = 0
+    for bracket in _BRACKET.finditer(_STRING.sub(b"", data)):
+        depth = depth + 1 if bracket[0] in b"[{" else max(depth - 1, 0)
+        deepest = max(depth, deepest)
+        if deepest > most:
+            break
+    return deepest
 
 
 def _integer(value: Any) -> int | None:
@@ -227,7 +270,16 @@ def _integer(value: Any) -> int | None:
 
 def decode_request(data: bytes, limits: Limits = Limits()) -> Request | Rejection:
     """What an element of ``requests`` means. Never raises, whatever the bytes (SABIR-WORKER-5)."""
-    over = over_limit(data, limits)
+    envelope: Any = None
+    unread, shape = "", None
+    if len(data) <= limits.max_bytes:
+        try:
+            envelope = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            unread = f"expected UTF-8 JSON, got {error}"
+        else:
+            shape = _shape(envelope, len(data) >> 7) if len(data) > _LARGE else None
+    over = over_limit(data, limits, shape[0] if shape else None)
     if over:
         head = _HEAD.match(data)
         try:
@@ -235,10 +287,8 @@ def decode_request(data: bytes, limits: Limits = Limits()) -> Request | Rejectio
         except orjson.JSONDecodeError:  # "v":01
             members = {}
         return _reject(errors.LimitExceeded.code, over, *_address(members))
-    try:
-        envelope = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        return _reject(errors.ParseError.code, f"expected UTF-8 JSON, got {error}")
+    if unread:
+        return _reject(errors.ParseError.code, unread)
     if type(envelope) is not dict:
         return _reject(errors.InvalidRequest.code, f"expected an object, got {_kind(envelope)}")
     id, reply_to = _address(envelope)

@@ -110,8 +110,8 @@ def sends_what_is_too_large_itself() -> None:
     """The size of a request is not looked at."""
 
     @wrap(messages, "over_limit")
-    def over_limit(original: Original[str | None], data: bytes, limits: Any) -> str | None:
-        return original(b"" if len(data) > limits.max_bytes else data, limits)
+    def over_limit(original: Original[str | None], data: bytes, limits: Any, *depth: Any) -> str | None:
+        return original(b"" if len(data) > limits.max_bytes else data, limits, *depth)
 
 
 @mutant("SABIR-LIMIT-1", "client/refusals/too-deep")
@@ -119,7 +119,7 @@ def sends_what_is_too_deep() -> None:
     """The depth of a request is not looked at."""
 
     @wrap(messages, "over_limit")
-    def over_limit(original: Original[str | None], data: bytes, limits: Any) -> str | None:
+    def over_limit(original: Original[str | None], data: bytes, limits: Any, *depth: Any) -> str | None:
         return original(data, limits) if len(data) > limits.max_bytes else None
 
 
