@@ -379,19 +379,31 @@ class AsyncLink(_Hello):
 
         ``timeout``: seconds for all. Raises LinkLost.
         """
+        return await self._exchange(cmds, len(cmds), timeout)
+
+    async def send(self, cmds: Commands, timeout: float) -> None:
+        """Send commands in one write; their answers have to be read. ``timeout``: seconds. Raises LinkLost."""
+        await self._exchange(cmds, 0, timeout)
+
+    async def read(self, count: int, timeout: float) -> list[Any]:
+        """The next answers; error replies are returned as exceptions. ``timeout``: seconds for all. Raises LinkLost."""
+        return await self._exchange([], count, timeout)
+
+    async def _exchange(self, cmds: Commands, count: int, timeout: float) -> list[Any]:
         connection, reader = self._connection, self._answers
         if connection is None:
             raise LinkLost("not connected", sent=False)
         answers: list[Any] = []
         try:
             async with asyncio.timeout(timeout):
-                writer, stream = connection._writer, connection._reader
-                writer.write(b"".join([_pack(command) for command in cmds]))
-                await writer.drain()
-                while len(answers) < len(cmds):
+                if cmds:
+                    writer = connection._writer
+                    writer.write(b"".join([_pack(command) for command in cmds]))
+                    await writer.drain()
+                while len(answers) < count:
                     answer = reader.gets()
                     if answer is _NONE_YET:
-                        data = await stream.read(_CHUNK)
+                        data = await connection._reader.read(_CHUNK)
                         if not data:
                             raise redis.ConnectionError("Connection closed by server.")
                         reader.feed(data)

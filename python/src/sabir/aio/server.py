@@ -1,6 +1,7 @@
 """The asyncio server: take, dispatch, reply, heartbeat and recovery, drain, with a number of tasks.
 
-Elements that wait are taken together, as many as there is room for; answers that are ready together leave in one write.
+Elements that wait are taken together, as many as there is room for; answers that are ready together leave in one write,
+and with the next take, if they are ready by then.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class Server(Methods):
         self._failure: RuntimeError | None = None
         self._ending: asyncio.Task[bool] | None = None
         self._settled: list[Settled] = []
+        self._collects = False  # whether outcomes are left to the next take
         self._writer: asyncio.Task[None] | None = None
         self._takes: asyncio.Task[None] | None = None
         self._beats: asyncio.Task[None] | None = None
@@ -286,18 +288,57 @@ class Server(Methods):
             room = self._concurrency - len(self._running) - self._unchecked
             room = min(room, 2 * self._concurrency - len(self._held))
             if room <= 0:
+                self._write_soon()
                 self._room.clear()
                 await self._room.wait()
                 continue
+            settled = self._collected()
             try:
-                taken = await self._take(min(more, room - 1, _AT_ONCE - 1), trouble, backoff)
+                taken = await self._take(settled, min(more, room - 1, _AT_ONCE - 1), trouble, backoff)
             except (LinkLost, LinkRefused) as error:
                 await self._take_link.drop(error)
                 trouble.begin(error)
-                await self._pause(backoff.pause())
+                await self._take_trouble(settled, backoff)
                 continue
             more = 2 * more + 1 if len(taken) > more else max(len(taken) - 1, 0)
-            self._admit(taken)
+            if taken:
+                self._collects = True
+                try:
+                    self._admit(taken)
+                    await asyncio.sleep(0)  # what is answered at once leaves with the next take
+                finally:
+                    self._collects = False
+        self._write_soon()
+
+    async def _take_trouble(self, settled: list[Settled], backoff: Backoff) -> None:
+        """Pause; and if it is not known whether something was settled, end what may still be executed (SABIR-LOST-4)."""
+        if not settled:
+            await self._pause(backoff.pause())
+            return
+        while not self._take_link.is_open:
+            await asyncio.sleep(backoff.pause())
+            try:
+                await self._open_take_link()
+            except (LinkLost, LinkRefused) as error:
+                await self._take_link.drop(error)
+        self._settle_again(settled)
+
+    def _settle_again(self, settled: list[Settled]) -> None:
+        """Have written over the reply link what may have been written already."""
+        self._unknown = True
+        self._settled[:0] = settled
+        settled.clear()
+        self._write_soon()
+
+    def _collected(self) -> list[Settled]:
+        """What is to be settled with the next take."""
+        size = sum(len(s.element) + len(s.reply or s.letter or b"") for s in self._settled)
+        if self._writer is not None or not self._take_link.is_open or self._found or size > _WRITE_BYTES:
+            self._write_soon()
+            return []
+        batch = self._settled[:]
+        self._settled.clear()
+        return batch
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -305,8 +346,11 @@ class Server(Methods):
         except TimeoutError:
             pass
 
-    async def _take(self, more: int, trouble: Trouble, backoff: Backoff) -> list[Taken]:
-        """The next elements: up to ``more`` beyond the first, or none. Raises LinkLost or LinkRefused."""
+    async def _take(self, settled: list[Settled], more: int, trouble: Trouble, backoff: Backoff) -> list[Taken]:
+        """Settle, and take the next elements: up to ``more`` beyond the first, or none. Raises LinkLost or LinkRefused.
+
+        ``settled``: emptied, as soon as it is known to be written.
+        """
         link, keys, worker = self._take_link, self._keys, self.worker
         if not link.is_open:
             await self._open_take_link()
@@ -316,17 +360,27 @@ class Server(Methods):
             block = commands.TAKE_BLOCK_MS
             cmds = commands.take(keys, worker, self._lease_ends(), block) + commands.take_more(keys, worker) * more
             sent, epoch = time.monotonic(), self._lease.epoch
-            answers = await link.run(cmds, block / 1000 + MARGIN)
+            if settled:
+                parts = self._parts(settled)
+                before = [c for _, of in parts for c in of]
+                await link.send(before + cmds, ANSWER)
+                refused, _ = self._written(parts, await link.read(len(before), ANSWER))
+                settled.clear()
+                if refused:
+                    self._settle_again(refused)
+                answers = await link.read(len(cmds), block / 1000 + MARGIN)
+            else:
+                answers = await link.run(cmds, block / 1000 + MARGIN)
             taken = [Taken(answer, sent, epoch) for answer in answers if isinstance(answer, bytes)]
             # What was taken is run, even if the lease could not be renewed.
-            refused = next((answer for answer in answers if isinstance(answer, Exception)), None)
-            if refused is None:
+            fault = next((answer for answer in answers if isinstance(answer, Exception)), None)
+            if fault is None:
                 trouble.end()
                 backoff.reset()
             elif taken:
-                trouble.begin(describe(refused))
+                trouble.begin(describe(fault))
             else:
-                raise LinkRefused(refused)
+                raise LinkRefused(fault)
         if self._stopping.is_set():  # SABIR-STOP-3
             now = time.monotonic()
             for _ in [one for one in taken if self._lease.covers(one, now)]:  # _goodbye() looks for the others in the hand
@@ -468,8 +522,12 @@ class Server(Methods):
     def _settle(self, settled: Settled) -> None:
         """Have an outcome written with all others of this loop turn."""
         self._settled.append(settled)
-        if self._writer is None:
-            self._writer = asyncio.get_running_loop().create_task(self._write_all(), name=f"sabir-{self.service}-answer")
+        if not self._collects:
+            self._write_soon()
+
+    def _write_soon(self) -> None:
+        if self._writer is None and self._settled:
+            self._writer = self._loop.create_task(self._write_all(), name=f"sabir-{self.service}-answer")
 
     async def _write_all(self) -> None:
         trouble = Trouble(self.service, "reply")
@@ -514,13 +572,26 @@ class Server(Methods):
 
     async def _write_once(self, batch: list[Settled]) -> list[Settled]:
         """One write for all. Returns what Redis refused; raises LinkRefused if that is everything."""
+        parts = self._parts(batch)
+        answers = await self._reply_link.run([c for _, cmds in parts for c in cmds], ANSWER)
+        left, refused = self._written(parts, answers)
+        if refused is not None and len(left) == len(batch):
+            raise LinkRefused(refused)
+        return left
+
+    def _parts(self, batch: list[Settled]) -> list[tuple[list[Settled], Commands]]:
+        """Outcomes, and the commands that write them: all replies in one transaction."""
         answered = [(s.token, s.reply, s.element) for s in batch if s.token is not None and s.reply is not None]
-        parts: list[tuple[list[Settled], commands.Commands]] = []
+        parts: list[tuple[list[Settled], Commands]] = []
         if answered:
             replies = commands.replies(self._keys, self.worker, answered)
             parts.append(([s for s in batch if s.reply is not None], replies))
-        parts += [([s], settle(self._keys, self.worker, s)) for s in batch if s.reply is None]
-        answers: list[Any] = await self._reply_link.run([c for _, cmds in parts for c in cmds], ANSWER)
+        return parts + [([s], settle(self._keys, self.worker, s)) for s in batch if s.reply is None]
+
+    def _written(
+        self, parts: list[tuple[list[Settled], Commands]], answers: list[Any]
+    ) -> tuple[list[Settled], Exception | None]:
+        """Take the answers to _parts(). Returns what Redis refused, and why."""
         left: list[Settled] = []
         refused: Exception | None = None
         end = 0
@@ -536,6 +607,4 @@ class Server(Methods):
                 log.warning("%s: Redis refused a part of an answer: %s", self.service, fault)
             for settled in group:
                 self._held.remove(settled.element)
-        if refused is not None and len(left) == len(batch):
-            raise LinkRefused(refused)
-        return left
+        return left, refused
