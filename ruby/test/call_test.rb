@@ -222,6 +222,20 @@ class CallTest < LiveTest
     assert_equal ["DEL", "RPUSH", "EXISTS", "BLMOVE LEFT LEFT", "RPUSH", "PEXPIRE", "LREM"], calls # SABIR-WAIT-2
   end
 
+  def test_a_call_is_one_write_of_each_side # SABIR-LEASE-2, SABIR-REPLY-3, SABIR-ALIVE-1
+    near = proxy
+    far = proxy
+    serve(url: far.url, threads: 1)
+    mine = client(url: near.url)
+    2.times { mine.call("calc", "add", [1, 2]) }
+    [near, far].each { |link| link.written.clear }
+    5.times { assert_equal 3, mine.call("calc", "add", [1, 2]) }
+    sent = [near, far].map do |link|
+      link.written.grep_v(/EVALSHA/).map { |bytes| bytes.scan(/^\*\d+\r\n\$\d+\r\n(\w+)/).join(" ") }
+    end
+    assert_equal [["DEL RPUSH EXISTS BLMOVE"] * 5, ["MULTI RPUSH PEXPIRE LREM EXEC ZADD BLMOVE"] * 5], sent
+  end
+
   def test_copied_alone_it_works
     Dir.mktmpdir do |folder|
       FileUtils.cp_r([File.join(ROOT, "lib"), File.join(ROOT, "examples")], folder)

@@ -100,4 +100,35 @@ class HandlerTest < Minitest::Test
   end
 
   def encode(params) = Sabir::Messages.encode_request(id: "0" * 32, reply_to: "a.b", method: "m", params: params)
+
+  # What JSON text may be made of, in one expression.
+  STRICT = %r{\A(?>
+    [\ \t\r\n\[\]\{\},:0-9A-Za-z+.-]+ |
+    "(?>[^"\\\x00-\x1f]+ |
+        \\["\\/bfnrt] | \\u(?![dD][89a-fA-F])\h{4} | \\u[dD][89abAB]\h\h\\u[dD][c-fC-F]\h\h)*+"
+  )*+\z}x
+
+  def test_json_is_strict # SABIR-JSON-2
+    request = Sabir::Messages.encode_request(id: "0" * 32, method: "a/b", params: ["é\n\"\\", { "k" => 1.5 }])
+    parts = ["/", "//", "/**/", "/* \" */", "// x\n", "\\", "\\n", "\\q", "\\/", "\"", "\n", "\t", "\f", "\0", "\x7f",
+             "\u00a0", "\ufeff", "\xff", "\\ud800", "\\ud83d\\ude00", "\\u12", "\\u0000", "'", "01", "NaN", ",", " "]
+    random = Random.new(1)
+    seen = Array.new(20_000) do
+      bytes = request.b
+      random.rand(1..3).times { bytes.insert(random.rand(0..bytes.size), parts.sample(random: random).b) }
+      refused = Sabir::Messages.decode_request(bytes).then { |it| it.respond_to?(:error) && it.error.code == -32_700 }
+      assert_equal !strict?(bytes), refused, bytes.inspect
+      refused
+    end
+    assert_operator seen.count(false), :>, 1_000
+  end
+
+  private
+
+  def strict?(bytes)
+    text = bytes.dup.force_encoding(Encoding::UTF_8)
+    JSON.parse(text) && text.valid_encoding? && STRICT.match?(text)
+  rescue JSON::ParserError, EncodingError
+    false
+  end
 end

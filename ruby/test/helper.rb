@@ -61,7 +61,11 @@ end
 # Stands between a client or worker and Redis. Armed, it waits for bytes of one side that match; from then on the
 # answers on that link are cut off, swallowed or held, although Redis has executed what was sent.
 class Proxy
+  # @return [Array<String>] what the sender has written, in one piece each
+  attr_reader :written
+
   def initialize(url)
+    @written = []
     @target = URI(url)
     @door = TCPServer.new("127.0.0.1", 0)
     @links = []
@@ -103,7 +107,7 @@ class Proxy
     far = TCPSocket.new(@target.host, @target.port)
     @links << [near, far]
     struck = false
-    pump(near, far) { |bytes| (struck ||= strikes?(:sender, bytes)) && false }
+    pump(near, far) { |bytes| (@written << bytes) && (struck ||= strikes?(:sender, bytes)) && false }
     pump(far, near) { |bytes| (struck ||= strikes?(:redis, bytes)) && fault(near, far) }
   end
 

@@ -102,7 +102,7 @@ class LostTest < LiveTest
       link.arm(EXECUTED, how, from: :redis)
       push(element(reply_to: "test.#{how}"))
       link.fired
-      eventually("an open reply connection") { @log.string.include?("reply: works again") }
+      eventually("a take on a new connection") { @log.string.include?("take: works again") }
       assert_equal 1, @redis.llen(keys.reply("test.#{how}"))
       assert_empty hand(server)
       push(element)
@@ -110,6 +110,53 @@ class LostTest < LiveTest
       server.stop
       @log.truncate(0)
     end
+  end
+
+  # The reply to one and the take of the next are one write.
+  def test_what_stood_in_a_write_that_was_cut_is_neither_lost_nor_done_twice # SABIR-LOST-3, SABIR-LOST-4
+    [["EXEC.*BLMOVE", :sender, :cut], [EXECUTED.source, :redis, :swallow]].each do |pattern, from, how|
+      link = proxy
+      ran = Queue.new
+      server = serve(url: link.url, threads: 1) { |it| it.register("run") { |n| (ran << n) && n } }
+      eventually("it takes") { link.written.last&.include?("BLMOVE") }
+      @redis.multi { |both| [1, 2].each { |n| both.rpush(keys.requests, element("run", [n])) } }
+      link.arm(/#{pattern}/m, how, from: from)
+      assert_equal([1, 2], Array.new(2) { reply(seconds: 9)["body"]["result"] })
+      link.fired
+      eventually("an empty hand") { hand(server).empty? }
+      server.stop
+      assert_equal [1, 2], Array.new(ran.size) { ran.pop }
+      assert_equal 0, @redis.exists(keys.reply("test.1"), keys.requests)
+    end
+  end
+
+  def test_a_connection_that_breaks_after_the_reply_was_acknowledged
+    link = proxy
+    server = serve(url: link.url)
+    2.times do |n|
+      push(element(reply_to: "test.#{n}"))
+      eventually("a reply") { hand(server).empty? && @redis.llen(keys.reply("test.#{n}")) == 1 }
+      link.down # while it waits for the next one
+      link.up
+    end
+    push(element(reply_to: "test.2"))
+    assert reply("test.2", seconds: 9)
+    assert_equal([1, 1], %w[test.0 test.1].map { |token| @redis.llen(keys.reply(token)) })
+  end
+
+  def test_a_refused_reply_is_tried_again_and_nothing_behind_it_is_lost # SABIR-WORKER-6
+    url = acl("worker", TestServer.url)
+    user = @closing.last.name
+    ran = Queue.new
+    server = serve(url: url, threads: 1) { |it| it.register("run") { |n| (ran << n) && n } }
+    @redis.call("ACL", "SETUSER", user, "-pexpire") # so MULTI is refused at its end, and the take behind it is not
+    push(element("run", [1]), element("run", [2]))
+    eventually("it says so") { @log.string.match?(/reply: .*EXECABORT|take: .*EXECABORT/) }
+    assert_equal 2, hand(server).size + @redis.llen(keys.requests)
+    @redis.call("ACL", "SETUSER", user, "+pexpire")
+    assert_equal([1, 2], Array.new(2) { reply(seconds: 9)["body"]["result"] })
+    eventually("an empty hand") { hand(server).empty? }
+    assert_equal [1, 2], Array.new(ran.size) { ran.pop }
   end
 
   def test_a_reply_that_did_not_arrive_is_pushed_again

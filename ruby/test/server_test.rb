@@ -65,6 +65,66 @@ class ServerTest < LiveTest
     5.times { assert reply }
   end
 
+  def test_a_slow_handler_holds_nobody_up
+    go = Queue.new
+    serve(threads: 3) { |it| it.register("wait") { go.pop } }
+    push(element)
+    assert reply
+    took = Array.new(2) do |n|
+      push(element("wait", [], reply_to: "test.2"))
+      eventually("it runs") { go.num_waiting == n + 1 }
+      started = Sabir::Clock.monotonic
+      push(element)
+      assert_equal 3, reply["body"]["result"]
+      Sabir::Clock.monotonic - started
+    end
+    assert_operator took.min, :<, 0.1
+    2.times { go << 1 }
+    2.times { assert reply("test.2") }
+  end
+
+  def test_slow_handlers_run_side_by_side
+    serve(threads: 8) { |it| it.register("wait") { sleep(0.05) } }
+    started = Sabir::Clock.monotonic
+    push(*Array.new(32) { element("wait", []) })
+    32.times { assert reply }
+    assert_operator Sabir::Clock.monotonic - started, :<, 0.8 # 0.2 at best, 1.6 one after another
+  end
+
+  def test_who_leads
+    lead = Sabir::Lead.new
+    led = Queue.new
+    lead.follow
+    assert lead.end(lead.begin)
+    followers = Array.new(2) { |n| Thread.new { lead.follow.then { led << n } && Thread.stop } }
+    eventually("they follow") { followers.all? { |thread| thread.status == "sleep" } }
+    assert_empty led
+    began = lead.begin
+    eventually("another one leads") { led.size == 1 } # as this handler does not end
+    refute lead.end(began)
+    8.times { lead.end(began - 1) }
+    lead.resign # it does not lead: that changes nothing
+    assert_equal 1, led.size
+  ensure
+    followers.each(&:kill)
+  end
+
+  def test_where_handlers_are_slow_the_next_one_leads_at_once
+    lead = Sabir::Lead.new
+    led = Queue.new
+    lead.follow
+    8.times { assert lead.end(lead.begin - 1) }
+    follower = Thread.new { lead.follow.then { led << 1 } && Thread.stop }
+    eventually("it follows") { follower.status == "sleep" }
+    began = lead.begin
+    refute lead.end(began)
+    eventually("it leads") { led.size == 1 }
+    20.times { lead.end(Sabir::Clock.monotonic) }
+    assert_operator lead.instance_variable_get(:@share), :<, Sabir::Lead::SLOW
+  ensure
+    follower.kill
+  end
+
   def test_a_stop_is_prompt_and_finishes_what_was_begun # SABIR-STOP-1, -2, -4
     go = Queue.new
     server = serve(threads: 2) { |it| it.register("wait") { go.pop } }

@@ -7,7 +7,8 @@ class SurfaceTest < Minitest::Test
   def test_the_public_surface
     errors = Sabir::Errors::BY_CODE.values.map { |row| row.name.delete_prefix("Sabir::").to_sym }
     others = %i[ApplicationError Calls Client Clock Commands Connection Context Delivery Dispatcher Errors Flag
-                GracePeriod Hand Handler Heartbeat Keys Messages Proxy Runs SabirError Server Testing Trying VERSION]
+                GracePeriod Hand Handler Heartbeat Keys Lead Messages Proxy Runs SabirError Server Testing Trying
+                VERSION]
     assert_equal (errors + others).sort, Sabir.constants.sort
     assert_equal %i[call close many notify retry service wait_for_service],
                  Sabir::Client.public_instance_methods(false).sort - %i[keep ready]

@@ -11,9 +11,10 @@ module Sabir
   # Calls methods of services. Threads may share one; after a fork it makes connections of its own.
   class Client
     URL = "redis://127.0.0.1:6379/0"
-    POOL = 16 # connections kept for later calls
+    KEPT_S = 10.0 # so long an idle connection is kept for later calls
     IDLE_S = 0.1 # after so long a connection is tried out before a request is risked on it
     CLOCK_S = 60.0 # after so long Redis is asked for its clock again [SABIR-TIME-2]
+    KNOWN = 1_000 # services whose keys are kept
     LONGEST_S = 1_000_000_000 # the longest time-out
     SOME_MS = 1_000_000_000_000 # a time of as many digits as the real one
     ASKING_S = 0.02..0.25 # the pauses in which {#wait_for_service} asks
@@ -38,6 +39,7 @@ module Sabir
       @clock = Clock.new
       @connect = -> { Connection.new(url, redis, @clock) }
       @idle = []
+      @keys = {} # by the service
       @served = {} # service => whether `alive` existed when it was last asked for
       @lock = Mutex.new
       @pid = Process.pid
@@ -76,7 +78,7 @@ module Sabir
       token = "#{@name}.#{SecureRandom.hex(8)}" # for this call alone: no old connection can rob it [SABIR-TOKEN-1]
       ids = requests.map { SecureRandom.hex(16) }
       common = { reply_to: token, idempotent: idempotent, traceparent: traceparent || context&.traceparent }
-      deliver(Keys.new(@namespace, service), token, ids, limit, idempotent) do |now, left|
+      deliver(keys(service), token, ids, limit, idempotent) do |now, left|
         ends = now + (left * 1000).floor # [SABIR-CALL-5]
         requests.zip(ids).map { |(method, params), id| encode(id, method, params, deadline: ends, **common) }
       end
@@ -130,7 +132,7 @@ module Sabir
     def notify(service, method, params = nil, expires: nil, idempotent: false, traceparent: Sabir.context&.traceparent)
       expires &&= seconds(expires)
       id = SecureRandom.hex(16)
-      outcome = deliver(Keys.new(@namespace, service), nil, [id], @timeout, idempotent) do |now, _|
+      outcome = deliver(keys(service), nil, [id], @timeout, idempotent) do |now, _|
         deadline = expires && (now + (expires * 1000).ceil)
         [encode(id, method, params, deadline: deadline, idempotent: idempotent, traceparent: traceparent)]
       end.first
@@ -156,11 +158,20 @@ module Sabir
     def keep(line)
       return unless line&.open?
 
-      kept = @lock.synchronize { @idle.size < POOL && @idle.push(line) }
-      kept || line.finish(PARTING_S)
+      stale = @lock.synchronize do
+        @idle.push(line) # and taken from the same end: what is not needed any more stays in front
+        @idle.shift if @idle.first.idle > KEPT_S
+      end
+      stale&.finish(PARTING_S)
     end
 
     private
+
+    # @raise [ArgumentError] a name outside its grammar
+    def keys(service)
+      @keys.clear if @keys.size > KNOWN
+      @keys[service] ||= Keys.new(@namespace, service)
+    end
 
     # @yield [now, left] Redis's clock in ms, and the seconds that are left
     # @yieldreturn [Array<String>] the elements
@@ -186,7 +197,11 @@ module Sabir
     end
 
     # @return [Float] seconds, no more than the request that is being handled has left [SABIR-TIME-5]
-    def time_for(timeout) = [seconds(timeout || @timeout), Sabir.context&.time_left].compact.min
+    def time_for(timeout)
+      limit = timeout ? seconds(timeout) : @timeout
+      left = Sabir.context&.time_left
+      left && left < limit ? left : limit
+    end
 
     def bound(value)
       return value if value.nil? || (value.is_a?(Integer) && value.positive?)

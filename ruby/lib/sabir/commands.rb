@@ -128,6 +128,8 @@ module Sabir
     def seconds(block_ms)
       raise ArgumentError, "block_ms: expected at least 1, got #{block_ms.inspect}" unless block_ms >= 1
 
+      return (block_ms / 1000.0).to_s.delete_suffix(".0") if block_ms.is_a?(Integer)
+
       format("%.3f", block_ms / 1000.0).sub(/\.?0+\z/, "")
     end
   end

@@ -55,6 +55,7 @@ module Sabir
       @clock = clock
       @open = false
       @ahead = []
+      @driver = @patience = nil # the gem's connection, and how long it waits
     end
 
     # Connects, asks for Redis's clock and ends the connection that was lost before, if any.
@@ -85,7 +86,7 @@ module Sabir
       replies = []
       ahead = @ahead.size
       @sent = Clock.monotonic
-      stream(@ahead + commands, patience) do |reply|
+      stream(ahead.zero? ? commands : @ahead + commands, patience) do |reply|
         next ahead -= 1 if ahead.positive?
 
         replies << reply
@@ -123,6 +124,7 @@ module Sabir
     def close
       @open = false
       @ahead = []
+      @driver = @patience = nil
       @redis.close
     end
 
@@ -145,31 +147,73 @@ module Sabir
       exchange([["CLIENT", "KILL", "ID", @id, "ADDR", @address]], patience).first.is_a?(Integer)
     end
 
+    # Past the gem's wrappers for single commands, which cost more than the commands; what it does to connect stays.
+    def stream(commands, patience, &each)
+      @driver ||= connect(patience)
+      self.patience = patience unless patience == @patience
+      converse(commands, &each)
+    end
+
     if VERSION_5
-      def stream(commands, patience)
+      def connect(patience)
         @redis._client.timeout = patience
-        @redis._client.disable_reconnection do |connection|
-          connection.write_multi(commands)
-          commands.each { yield connection.read }
-        end
+        @redis._client.disable_reconnection { |driver| driver }
+      end
+
+      def patience=(seconds)
+        @driver.read_timeout = @driver.write_timeout = @patience = seconds
+      end
+
+      def converse(commands)
+        @driver.write_multi(commands)
+        commands.size.times { yield @driver.read }
       end
     else
       # The gem's own driver writes each command by itself, and others might come between [SABIR-LEASE-2].
       module OneWrite
-        def write_all(commands) = @sock.write(commands.map { |command| build_command(command).b }.join)
+        LENGTHS = Array.new(1_024) { |length| "$#{length}\r\n".b.freeze }.freeze # those of nearly all parts
+        END_OF_LINE = "\r\n".b.freeze
+        COLON, PLUS = ":+".bytes
+
+        def write_all(commands)
+          bytes = String.new(capacity: 1_024, encoding: Encoding::BINARY)
+          commands.each do |command|
+            bytes << "*#{command.size}\r\n"
+            command.each do |part|
+              length = part.bytesize
+              bytes << (LENGTHS[length] || "$#{length}\r\n") << (part.ascii_only? ? part : part.b) << END_OF_LINE
+            end
+          end
+          @sock.write(bytes)
+        end
+
+        # What comes most often does without the gem's way of telling it from the rest.
+        def read
+          line = @sock.gets
+          case line.getbyte(0)
+          when COLON then line.byteslice(1, line.bytesize).to_i
+          when PLUS then line.byteslice(1, line.bytesize - 3)
+          else format_reply(line.slice!(0, 1), line)
+          end
+        end
       end
 
-      def stream(commands, patience)
+      def connect(patience)
         client = @redis._client
         client.options.update(connect_timeout: patience, read_timeout: patience, write_timeout: patience)
-        client.without_reconnect do
-          client.process([]) do
-            driver = client.connection
-            driver.timeout = patience
-            driver.extend(OneWrite) if driver.respond_to?(:build_command) # hiredis has none: it writes together
-            client.io { driver.is_a?(OneWrite) ? driver.write_all(commands) : commands.each { driver.write(_1) } }
-            commands.each { yield client.io { driver.read } }
-          end
+        driver = client.without_reconnect { client.process([]) { client.connection } }
+        driver.extend(OneWrite) if driver.respond_to?(:build_command) # hiredis has none: it writes together
+        driver
+      end
+
+      def patience=(seconds)
+        @driver.timeout = @patience = seconds
+      end
+
+      def converse(commands)
+        @redis._client.io do
+          @driver.is_a?(OneWrite) ? @driver.write_all(commands) : commands.each { |command| @driver.write(command) }
+          commands.size.times { yield @driver.read }
         end
       end
     end

@@ -60,7 +60,8 @@ module Sabir
     # @param block [Float] seconds that the last of the commands may block
     # @raise [Connection::Lost]
     def exchange(commands, block = 0.0, &each)
-      @line.exchange(commands, [[block + MARGIN_S, left + LATE_S].min, 0.001].max, &each)
+      patience = [block + MARGIN_S, left + LATE_S].min
+      @line.exchange(commands, patience > 0.001 ? patience : 0.001, &each)
     end
 
     def push
@@ -184,10 +185,18 @@ module Sabir
       @asked = Clock.monotonic
       wait = @served[@keys.service] ? block : 0.0
       commands += wait_command(wait) if wait.positive?
-      answers = [method(:pushed), method(:served), method(:receive)]
+      answers = 0
       exchange(commands, wait) do |reply|
-        answers.shift.call(reply)
-        break if @excess && answers.size == 1 && wait.positive? # it is blocked: another one is made
+        answered(answers += 1, reply)
+        break if @excess && answers == 2 && wait.positive? # it is blocked: another one is made
+      end
+    end
+
+    def answered(number, reply)
+      case number
+      when 1 then pushed(reply)
+      when 2 then served(reply)
+      else receive(reply)
       end
     end
 
@@ -219,11 +228,11 @@ module Sabir
     end
 
     def receive(reply)
-      bytes = Connection.value(reply)&.b
+      bytes = Connection.value(reply)
       return unless bytes
 
       read(bytes)
-      @forget = Commands.forget_one(@keys, @token, bytes) unless @waiting.empty? # [SABIR-WAIT-2]
+      @forget = Commands.forget_one(@keys, @token, bytes.b) unless @waiting.empty? # [SABIR-WAIT-2]
     end
 
     def read(bytes)

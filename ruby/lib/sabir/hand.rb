@@ -7,8 +7,9 @@ module Sabir
   # What a worker has taken and not finished, as it knows it.
   # @api private
   class Hand
-    # An element that was taken: when the take was sent, and how often the lease had been lost by then.
-    Taken = Struct.new(:element, :sent, :losses)
+    # An element that was taken: when the take was sent, and how often the lease had been lost by then. When it has
+    # ended: the commands with which it leaves the hand, and whether they have been sent, with an unknown end.
+    Taken = Struct.new(:element, :sent, :losses, :ending, :unsure)
 
     LEASE_S = Commands::LEASE_MS / 1000.0
     MARGIN_S = 2.0 # how long Redis may take to answer
@@ -21,12 +22,13 @@ module Sabir
       @logger = logger
       @losses = losses
       @lock = Mutex.new
-      @held = Hash.new(0) # how often we know each element to be in it
+      @held = {}.compare_by_identity # what we know to be in it: those Taken
     end
 
     # @return [Array<Taken>] what is in it and has not been seen yet, oldest first [SABIR-LOST-3]
     def unseen(line)
-      known = @lock.synchronize { @held.dup }
+      known = @lock.synchronize { @held.keys }.map(&:element).tally
+      known.default = 0
       taking { look(line).reject { |element| (known[element] -= 1) >= 0 } }
     end
 
@@ -36,7 +38,26 @@ module Sabir
       sent = Clock.monotonic
       losses = @losses.call
       elements = yield
-      @lock.synchronize { elements.map { |element| Taken.new(element, sent, losses).tap { @held[element] += 1 } } }
+      @lock.synchronize { elements.map { |element| Taken.new(element, sent, losses).tap { |it| @held[it] = true } } }
+    end
+
+    # Takes one; in the same write, and in front of it, what has ended leaves the hand.
+    # @param take [Array<Array<String>>] commands, of which the last one brings the element
+    # @param ended [Taken, nil] its ending is nil afterwards, unless Redis refused it
+    # @return [Taken, nil] nil: none came
+    # @raise [Connection::Lost, Connection::Refused] the take has failed
+    def take(line, take, patience, ended)
+      ending = ended&.ending || []
+      answers = []
+      taken, = taking do
+        ended.unsure = true if ended
+        line.exchange(ending + take, patience) do |answer|
+          leave(ended, answer) if (answers << answer).size == ending.size
+        end
+        answers.last.is_a?(String) ? [binary(answers.last)] : []
+      end
+      answers.last(take.size).reverse_each { |answer| Connection.value(answer) } unless taken
+      taken
     end
 
     # @return [Boolean] whether the lease has not ended since the element was taken [SABIR-LEASE-3]
@@ -49,7 +70,7 @@ module Sabir
       until fresh?(taken)
         sent = Clock.monotonic
         losses = @losses.call
-        return forget(taken.element) if look(line).count(taken.element) < @held[taken.element]
+        return forget(taken) if gone?(taken, look(line))
 
         taken.sent = sent
         taken.losses = losses
@@ -59,18 +80,18 @@ module Sabir
 
     # Ends an element's stay. What was lost on the way is sent again only while the element is still there, and nothing
     # can happen any more on the lost connection [SABIR-LOST-4].
-    def settle(line, commands, element)
-      sent = false
+    # @param line [Connection] the one on which it was sent, if it is unsure
+    def settle(line, taken)
       @trying.call("reply") do
-        hand = look(line) if sent || !line.open?
-        next if sent && hand && hand.count(element) < @held[element]
+        hand = look(line) if taken.unsure || !line.open?
+        next if taken.unsure && gone?(taken, hand)
 
-        sent = true
-        answer = Connection.value(line.exchange(commands, MARGIN_S).last)
-        # To a key of another type, say: as if it had been pushed [SABIR-WORKER-6].
-        Array(answer).grep(Exception).first(1).each { |error| @logger.warn("reply: refused: #{error.message}") }
+        taken.unsure = true
+        answer = line.exchange(taken.ending, MARGIN_S).last
+        Connection.value(answer)
+        leave(taken, answer)
       end
-      drop(element)
+      drop(taken)
     end
 
     # Gives back what nobody has begun: it is the end of the hand [SABIR-STOP-3].
@@ -78,13 +99,13 @@ module Sabir
     def give_back(line, taken)
       taken.reverse_each do |last|
         lost = @trying.call("hand") { lost?(line, last) }
-        settle(line, Commands.give_back(@keys, @worker), last.element) unless lost
+        send_back(line, last) unless lost
       end
     end
 
     # Gives back all of it, when no handler runs any more.
     def empty(line)
-      look(line).reverse_each { |element| settle(line, Commands.give_back(@keys, @worker), element) }
+      look(line).reverse_each { |element| send_back(line, known(element) || Taken.new(element)) }
     end
 
     private
@@ -98,10 +119,41 @@ module Sabir
       raise
     end
 
-    def drop(element) = @lock.synchronize { (@held[element] -= 1).positive? || @held.delete(element) }
+    def send_back(line, taken)
+      taken.ending = Commands.give_back(@keys, @worker)
+      taken.unsure = false
+      settle(line, taken)
+    end
 
-    def forget(element)
-      drop(element)
+    # @param answer [Object] to the last command of its ending
+    def leave(taken, answer)
+      return if answer.is_a?(Exception)
+
+      # To a key of another type, say: as if it had been pushed [SABIR-WORKER-6].
+      error = answer.find { |part| part.is_a?(Exception) } if answer.is_a?(Array)
+      @logger.warn("reply: refused: #{error.message}") if error
+      drop(taken)
+    end
+
+    def drop(taken)
+      taken.ending = nil
+      @lock.synchronize { @held.delete(taken) }
+    end
+
+    # Equal elements can't be told apart.
+    # @param hand [Array<String>] as it was just read
+    def gone?(taken, hand)
+      held = @lock.synchronize { @held.keys }.count { |it| it.element == taken.element }
+      hand.count(taken.element) < held
+    end
+
+    def known(element) = @lock.synchronize { @held.keys }.find { |taken| taken.element == element }
+
+    # The same String, as bytes: it may be long.
+    def binary(string) = string.frozen? ? string.b : string.force_encoding(Encoding::BINARY)
+
+    def forget(taken)
+      drop(taken)
       @logger.warn("#{@keys.service}: a request that was not started has been recovered by others")
       true
     end

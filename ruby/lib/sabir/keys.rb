@@ -37,6 +37,7 @@ module Sabir
       @namespace = Keys.check(:namespace, namespace)
       @service = Keys.check(:service, service)
       @prefix = "#{namespace}:{#{service}}" # the braces are Redis's hash tag: one slot for all of a service
+      @hands = {} # a worker asks for its own again and again
       freeze
     end
 
@@ -44,7 +45,7 @@ module Sabir
     def requests = "#{@prefix}:requests"
 
     # @return [String] list: the hand of one worker
-    def active(worker) = "#{@prefix}:active:#{Keys.check(:worker, worker)}"
+    def active(worker) = @hands[worker] ||= "#{@prefix}:active:#{Keys.check(:worker, worker)}"
 
     # @return [String] list: the replies for one token; no key ever comes over the wire [SABIR-TOKEN-2]
     def reply(token) = "#{@prefix}:reply:#{Keys.check(:token, token)}"

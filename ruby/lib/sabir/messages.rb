@@ -11,15 +11,18 @@ module Sabir
     KEPT = 16_777_216 # bytes of an element in a dead letter
     REPLY_DEPTH = 1_000 # the worker keeps the limits of a reply; this one is for the parser's sake
     MAX_INTEGER = (2**53) - 1
+    ENVELOPE = 2 # levels around params, a result and an error
     TRACEPARENT = /\A[ -~]{1,512}\z/
     TRACE = "1 to 512 printable ASCII characters"
 
-    # What JSON.parse lets pass and RFC 8259 does not: comments, other white space, other escapes, lone surrogates.
-    STRICT = %r{\A(?>
-      [\ \t\r\n\[\]\{\},:0-9A-Za-z+.-]+ |
-      "(?>[^"\\\x00-\x1f]+ |
-          \\["\\/bfnrt] | \\u(?![dD][89a-fA-F])\h{4} | \\u[dD][89abAB]\h\h\\u[dD][c-fC-F]\h\h)*+"
-    )*+\z}x
+    # What RFC 8259 has outside of strings, the escapes that it has in them (no lone surrogates), and what neither may
+    # hold: JSON.parse lets more pass (comments, other escapes, other white space) [SABIR-JSON-2].
+    OUTSIDE = /\A[ \t\r\n\[\]{},:0-9A-Za-z+.-]*\z/n
+    ESCAPE = %r{\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])\h{4}|u[dD][89abAB]\h\h\\u[dD][c-fC-F]\h\h)}n
+    CONTROL = "\x00-\x1f"
+
+    # Writes text; may be shared, as it holds nothing of a value.
+    WRITER = JSON::State.new(max_nesting: 0)
 
     # The start of an element that is over a limit [SABIR-LIMIT-3].
     HEAD = /\A[ \t\r\n]*\{([ \t\r\n]*"(v|id|reply_to)"[ \t\r\n]*:
@@ -46,27 +49,31 @@ module Sabir
     def encode_request(id:, method:, params: nil, reply_to: nil, deadline: nil, idempotent: false, traceparent: nil,
                        max_bytes: MAX_BYTES, max_depth: MAX_DEPTH)
       Keys.check(:method, method)
-      expect("params", "an Array or a Hash", params) { [NilClass, Array, Hash].any? { |type| params.is_a?(type) } }
+      expect("params", "an Array or a Hash", params) { params.nil? || params.is_a?(Array) || params.is_a?(Hash) }
       expect("traceparent", TRACE, traceparent) { traceparent.nil? || traceparent?(traceparent) }
-      body = { jsonrpc: "2.0", id: reply_to && id, method: method, params: params }.compact
-      envelope = { v: VERSION, id: id, reply_to: reply_to, deadline: deadline, idempotent: idempotent || nil,
-                   traceparent: traceparent, body: body }.compact # head first [SABIR-ENVELOPE-5]
-      generate(envelope, max_bytes, max_depth)
+      inner = json(:params, params, max_depth - ENVELOPE)
+      text = %({"v":#{VERSION},"id":"#{id}") # head first [SABIR-ENVELOPE-5]
+      text << %(,"reply_to":"#{reply_to}") if reply_to
+      text << %(,"deadline":#{deadline}) if deadline
+      text << %(,"idempotent":true) if idempotent
+      text << %(,"traceparent":#{WRITER.generate(traceparent)}) if traceparent
+      text << %(,"body":{"jsonrpc":"2.0",#{%("id":"#{id}",) if reply_to}"method":#{WRITER.generate(method)})
+      text << %(,"params":#{inner}) if params
+      bounded(text << "}}", max_bytes)
     end
 
     # @return [String] an element of a reply list
     # @raise [ArgumentError, LimitExceeded] the result can't be written as JSON, or the reply is over a limit
     def encode_result(id:, worker:, result:, max_bytes: MAX_BYTES, max_depth: MAX_DEPTH)
-      body = { jsonrpc: "2.0", id: id, result: result }
-      generate({ v: VERSION, id: id, worker: worker, body: body }, max_bytes, max_depth)
+      bounded(response(id, worker, "result", json(:result, result, max_depth - ENVELOPE)), max_bytes)
     end
 
     # @param data [Object, nil] nil: none
     # @return [String] an element of a reply list
     # @raise [ArgumentError, LimitExceeded] the data can't be written as JSON, or the reply is over a limit
     def encode_error(id:, worker:, code:, message:, data: nil, max_bytes: MAX_BYTES, max_depth: MAX_DEPTH)
-      body = { jsonrpc: "2.0", id: id, error: { code: code, message: message, data: data }.compact }
-      generate({ v: VERSION, id: id, worker: worker, body: body }, max_bytes, max_depth)
+      error = { code: code, message: message, data: data }.compact
+      bounded(response(id, worker, "error", json(:error, error, max_depth - ENVELOPE)), max_bytes)
     end
 
     # @param at [Integer] ms of Redis's clock
@@ -79,7 +86,7 @@ module Sabir
       held = text&.valid_encoding? ? { element: text } : { element_base64: [element.byteslice(0, KEPT)].pack("m0") }
       held[:size] = element.bytesize if cut
       error = { code: code, message: message, data: data }.compact
-      generate({ v: VERSION, at: at, worker: worker, error: error, **held }, Float::INFINITY, MAX_DEPTH)
+      json(nil, { v: VERSION, at: at, worker: worker, error: error, **held }, MAX_DEPTH)
     end
 
     # @param bytes [String] an element as it was read; stays as it is
@@ -131,14 +138,12 @@ module Sabir
     end
 
     def envelope_fault(envelope)
-      envelope.each do |name, value|
-        case name
-        when "deadline" then return "deadline: expected an integer > 0" unless integer(value)&.positive?
-        when "idempotent" then return "idempotent: expected a boolean" unless [true, false].include?(value)
-        when "traceparent" then return "traceparent: expected #{TRACE}" unless traceparent?(value)
-        end
+      deadline, idempotent, traceparent = envelope.values_at("deadline", "idempotent", "traceparent")
+      if envelope.key?("deadline") && !integer(deadline)&.positive? then "deadline: expected an integer > 0"
+      elsif envelope.key?("idempotent") && ![true, false].include?(idempotent) then "idempotent: expected a boolean"
+      elsif envelope.key?("traceparent") && !traceparent?(traceparent) then "traceparent: expected #{TRACE}"
+      elsif !envelope["body"].is_a?(Hash) then "body: expected an object"
       end
-      "body: expected an object" unless envelope["body"].is_a?(Hash)
     end
 
     def body_fault(envelope)
@@ -195,16 +200,40 @@ module Sabir
     def parse(bytes, max_depth)
       text = utf8(bytes)
       value = JSON.parse(text, max_nesting: max_depth, allow_duplicate_key: true) # the last one wins [SABIR-JSON-3]
-      raise JSON::ParserError, "not strict" unless text.valid_encoding? && STRICT.match?(text)
+      raise JSON::ParserError, "not strict" unless text.valid_encoding? && strict?(bytes.b)
 
       value
     end
 
+    # @param bytes [String] what a parser takes for JSON: strings are all closed
+    def strict?(bytes)
+      if bytes.include?("\\")
+        bytes = bytes.gsub(ESCAPE, "")
+        return false if bytes.include?("\\")
+      end
+      return true if bytes.count("/#{CONTROL}").zero? # so there is no comment, and no white space but " "
+
+      outside, inside = bytes.split('"', -1).partition.with_index { |_, n| n.even? }
+      outside.all?(OUTSIDE) && inside.all? { |part| part.count(CONTROL).zero? }
+    end
+
+    # Its names are of their grammars: nothing in them is to be escaped.
+    # @param member [String] result or error
+    # @param text [String] its value
+    def response(id, worker, member, text)
+      %({"v":#{VERSION},"id":"#{id}","worker":"#{worker}","body":{"jsonrpc":"2.0","id":"#{id}","#{member}":#{text}}})
+    end
+
+    # @param levels [Integer] that the value may have
     # @return [String] JSON, with nothing changed in silence
     # @raise [ArgumentError, LimitExceeded]
-    def generate(value, max_bytes, max_depth)
-      portable(value, max_depth, nil)
-      text = JSON.generate(value, max_nesting: 0)
+    def json(name, value, levels)
+      deeper(levels + 1) { portable(value, levels, name) }
+      WRITER.generate(value)
+    end
+
+    # @raise [LimitExceeded]
+    def bounded(text, max_bytes)
       return text if text.bytesize <= max_bytes
 
       raise LimitExceeded, "expected at most #{max_bytes} bytes, got #{text.bytesize}"
@@ -227,7 +256,7 @@ module Sabir
         expect(name, "Strings or Symbols as names", key) { key.is_a?(Symbol) || (key.is_a?(String) && text?(key)) }
         portable(value, levels, key)
       end
-      expect(name, "names that differ", hash) { hash.keys.map(&:to_s).uniq.size == hash.size }
+      expect(name, "names that differ", hash) { hash.size < 2 || hash.keys.map(&:to_s).uniq.size == hash.size }
     end
 
     def deeper(levels)
@@ -251,13 +280,15 @@ module Sabir
     def utf8(bytes) = bytes.dup.force_encoding(Encoding::UTF_8)
 
     def text?(string)
+      return string.valid_encoding? if string.encoding == Encoding::UTF_8
+
       string.encode(Encoding::UTF_8).valid_encoding?
     rescue EncodingError
       false
     end
 
     private_class_method :fault, :envelope_fault, :body_fault, :reply_fault, :request, :deeper_than?, :over_limit,
-                         :parse, :generate, :portable, :portable_hash, :deeper, :expect, :error?, :traceparent?,
-                         :utf8, :text?
+                         :parse, :strict?, :response, :json, :bounded, :portable, :portable_hash, :deeper, :expect,
+                         :error?, :traceparent?, :utf8, :text?
   end
 end

@@ -6,7 +6,7 @@ module Sabir
   # The handlers that run, each in a thread of its own, and those of them that have run too long.
   # @api private
   class Runs
-    Run = Struct.new(:element, :request, :ends)
+    Run = Struct.new(:taken, :request, :ends)
 
     # @return [Numeric, nil] seconds that a handler may run; nil: none is watched
     attr_reader :limit
@@ -24,10 +24,10 @@ module Sabir
     end
 
     # This thread begins a handler.
-    def start(element, request)
+    def start(taken, request)
       return unless @limit
 
-      @lock.synchronize { @running[Thread.current] = Run.new(element, request, Clock.monotonic + @limit) }
+      @lock.synchronize { @running[Thread.current] = Run.new(taken, request, Clock.monotonic + @limit) }
     end
 
     # This thread's handler has ended.

@@ -6,6 +6,7 @@ require_relative "connection"
 require_relative "dispatch"
 require_relative "hand"
 require_relative "heartbeat"
+require_relative "lead"
 require_relative "runs"
 require_relative "trying"
 
@@ -16,8 +17,8 @@ module Sabir
   #   server.register("add") { |a, b| a + b }
   #   server.run
   #
-  # Its threads share the work: the one that holds the take lock waits for an element, lets go of the lock and runs the
-  # handler itself. So nothing is taken that can't be started at once [SABIR-WORKER-3].
+  # Its threads share the work: the one that leads waits for an element and runs the handler itself; see {Lead}. So
+  # nothing is taken that can't be started at once [SABIR-WORKER-3].
   class Server
     MARGIN_S = 2.0 # how long Redis may take to answer, above what a command may block
     LAST_TRIES = 7 # attempts to say goodbye, some 6 s: the lease ends by itself
@@ -51,7 +52,8 @@ module Sabir
       @trying = Trying.new(@logger)
       @takes, @replies, @beats = Array.new(3) { Connection.new(url, redis, @clock) } # [SABIR-TRANSPORT-3]
       @stopping, @drained, @gone = Array.new(3) { Flag.new }
-      @starting, @taking, @replying = Array.new(3) { Mutex.new }
+      @starting, @replying = Array.new(2) { Mutex.new }
+      @lead = Lead.new
       @found = [] # what a look has brought and nobody has begun
       @threads = []
     end
@@ -139,14 +141,35 @@ module Sabir
     end
 
     def work
-      while (taken = @taking.synchronize { take })
-        catch(:left) { serve(taken) }
+      loop do
+        @lead.follow
+        break unless lead
       end
+    ensure
+      @lead.resign
     end
 
-    def serve(taken)
-      outcome = @dispatcher.process(taken.element, @worker, @clock) { |request| begin_with(request, taken) }
-      settle(taken.element, outcome) if @runs.finish
+    # Takes and runs, as long as this thread leads.
+    # @return [Boolean] false: there is to be no more
+    def lead
+      ended = nil
+      while (taken = take(ended))
+        began = @lead.begin
+        ended = handle(taken)
+        next if @lead.end(began)
+
+        settle(ended) if ended # another one takes, on the connection that this would have left by
+        return true
+      end
+      false
+    end
+
+    # @return [Hand::Taken, nil] with its ending; nil: it was left, or given up
+    def handle(taken)
+      catch(:left) do
+        outcome = @dispatcher.process(taken.element, @worker, @clock) { |request| begin_with(request, taken) }
+        ending(taken, outcome) if @runs.finish
+      end
     end
 
     # @return [Integer] how many deliveries of it were lost; the handler may start
@@ -155,7 +178,7 @@ module Sabir
       lost = request.is_a?(Messages::Request) && request.idempotent ? attempts(request.id) : 0
       throw :left unless lost && (@hand.fresh?(taken) || still_there?(taken)) # [SABIR-LEASE-3]
 
-      @runs.start(taken.element, request)
+      @runs.start(taken, request)
       lost
     end
 
@@ -178,22 +201,25 @@ module Sabir
       end
     end
 
-    def settle(element, outcome)
-      @replying.synchronize { @hand.settle(@replies, ending(element, outcome), element) }
+    def settle(ended)
+      @replying.synchronize { @hand.settle(@replies, ended) }
     end
 
-    def ending(element, outcome)
-      return Commands.reply(@keys, @worker, outcome.reply_to, outcome.reply, element) if outcome.reply
-      return Commands.bury(@keys, @worker, outcome.letter, element) if outcome.letter
-
-      Commands.acknowledge(@keys, @worker, element)
+    # @return [Hand::Taken] with what answers and acknowledges it
+    def ending(taken, outcome)
+      element = taken.element
+      taken.ending = Commands.reply(@keys, @worker, outcome.reply_to, outcome.reply, element) if outcome.reply
+      taken.ending ||= Commands.bury(@keys, @worker, outcome.letter, element) if outcome.letter
+      taken.ending ||= Commands.acknowledge(@keys, @worker, element)
+      taken
     end
 
     # Gives up the handlers that run too long.
     def watch
       until @drained.wait(@runs.next_in(Clock.monotonic))
         @runs.overdue(Clock.monotonic).each do |run|
-          settle(run.element, @dispatcher.give_up(run.element, run.request, @runs.limit, @worker, @clock))
+          taken = run.taken
+          settle(ending(taken, @dispatcher.give_up(taken.element, run.request, @runs.limit, @worker, @clock)))
         end
         hang if @runs.late == @size && !@stopping.up?
       end
@@ -205,37 +231,38 @@ module Sabir
       Thread.new { stop }
     end
 
+    # @param ended [Hand::Taken, nil] what this thread has run: it leaves the hand in the same write
     # @return [Hand::Taken, nil] what is to be started at once; nil: there is to be no more
-    def take
+    def take(ended)
       until @stopping.up?
-        taken = @found.shift || @trying.call("take", @stopping) { take_one }
+        taken = @trying.call("take", @stopping) { take_one(ended) }
         return taken if taken && !@stopping.up?
       end
+      @hand.settle(@takes, ended) if ended&.ending
       @found.unshift(taken) if taken
       @hand.give_back(@takes, @found)
       @found.clear
       nil
     end
 
-    def take_one
-      unless @takes.open?
-        @found.concat(@hand.unseen(@takes))
-        return @found.shift unless @found.empty?
-      end
-      renewed = element = nil
-      taken = @hand.taking do
-        renewed, element = @takes.exchange(Commands.take(@keys, @worker, lease_ends, Commands::TAKE_MS), 2 * MARGIN_S)
-        element.is_a?(String) ? [element.b] : []
-      end
-      [element, renewed].each { |reply| Connection.value(reply) } if taken.empty?
-      taken.first
+    # What is unsure leaves the hand by itself, on the same connection or its successor: nothing is blocked there.
+    def take_one(ended)
+      @found.concat(@hand.unseen(@takes)) unless @takes.open?
+      @hand.settle(@takes, ended) if ended&.ending && (ended&.unsure || @found.any?)
+      return @found.shift if @found.any?
+
+      taken = @hand.take(@takes, Commands.take(@keys, @worker, lease_ends, Commands::TAKE_MS), 2 * MARGIN_S, ended)
+      return taken unless taken && ended&.ending # refused: it comes first
+
+      @found << taken
+      nil
     end
 
     def lease_ends = @clock.now_ms + Commands::LEASE_MS
 
     # Ends the wait of the thread that waits for an element. Where that fails, the block time ends it.
     def wake
-      return unless @taking.locked? && @replying.try_lock
+      return unless @replying.try_lock
 
       begin
         @replies.exchange([["CLIENT", "UNBLOCK", @takes.id.to_s]], MARGIN_S) if @replies.open? && @takes.id
