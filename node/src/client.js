@@ -2,11 +2,12 @@
  * The client's shell: call, wait, time out (sections 9, 10, 13 and 16 of the specification).
  *
  * All calls of one service that are in flight share one token and one connection, its inbox, that waits for replies and looks
- * whether somebody serves; all requests leave over one other connection, which never blocks.
+ * whether somebody serves. Requests leave over it too when no wait blocks it: one after another, a call is one write. All others leave
+ * over one other connection, which never blocks.
  */
 
 import { askAlive, drain, forget, forgetFirst, judge, lookAlive, push, REPLY_EXPIRES_MS, takeBack, unwatch, wait } from './commands.js';
-import { backoff, Clock, context, Link, LONGEST_TIMER_MS, noop, pause, randomHex, turn, uniqueName, withSource } from './connection.js';
+import { backoff, Clock, context, Link, LONGEST_TIMER_MS, noop, pause, randomHex, settled, turn, uniqueName, withSource } from './connection.js';
 import {
   ApplicationError, CallTimeout, classFor, ConnectionLost, DeadlineExceeded, InvalidReply, NotQueued, Overloaded, SabirError,
   ServiceUnavailable, WorkerLost,
@@ -88,11 +89,17 @@ function checkTime(ms, what) {
  * Where the replies to one token arrive.
  * @typedef {object} Inbox
  * @property {string} token
+ * @property {Place} place
  * @property {Map<string, Pending>} waiting the requests without an outcome, by their ids
+ * @property {Pending[]} unsent those that leave when all that could go on at once has
  * @property {number} until when the last of them times out, by `performance.now()`
+ * @property {NodeJS.Timeout} [timer] one for all: when the next of them may time out
+ * @property {number} firesAt when it fires, by `performance.now()`
  * @property {number} asked when it was asked last whether somebody serves, and somebody did
  * @property {boolean} isRead whether somebody reads it
- * @property {Promise<void>} [reading] who reads it
+ * @property {boolean} isLooking whether its connection is blocked by a look
+ * @property {boolean} isTidied whether what was read is about to be removed, unless the next call takes it along
+ * @property {Promise<void>} [tidying] who removes what was read
  * @property {boolean} isLost whether its connection is away
  * @property {boolean} isRetired whether its connection was lost before: no new call gets this token
  * @property {number} read how many replies at the head of the list were read and are to be removed
@@ -100,91 +107,86 @@ function checkTime(ms, what) {
  * @property {Link} link
  */
 
-/**
- * @typedef {object} Pending A request without an outcome.
- * @property {string} id
- * @property {Buffer} element as it was written last
- * @property {Batch} batch
- * @property {(outcome: unknown) => void} resolve
- */
-
-/** @param {string} token @param {Link} link @returns {Inbox} */
-const newInbox = (token, link) => ({
-  token, link, waiting: new Map(), until: 0, asked: 0, read: 0, readAt: 0, isRead: false, isLost: false, isRetired: false,
+/** @param {string} token @param {Place} place @param {Link} link @returns {Inbox} */
+const newInbox = (token, place, link) => ({
+  token, place, link, waiting: new Map(), unsent: [], until: 0, firesAt: Infinity, asked: 0, read: 0, readAt: 0,
+  isRead: false, isLooking: false, isTidied: false, isLost: false, isRetired: false,
 });
 
-/** Requests that leave in one RPUSH, until each has an outcome: a result, or an error. */
-export class Batch {
-  /** Whether Redis may have got them. */
+/** A request, until it has an outcome: a result, or an error. */
+export class Pending {
+  /** Whether Redis may have got it. */
   sent = false;
-  /** From when on they can be given up for lost, by `performance.now()`. */
+  /** From when on it can be given up for lost, by `performance.now()`. */
   judgedFrom = Infinity;
   /** @type {unknown} what went wrong last */
   trouble;
-  /** @type {NodeJS.Timeout | undefined} */
-  #timer;
-  #timeoutMs;
-  #write;
+  /** @type {(outcome: unknown) => void} */
+  resolve = noop;
+  /** The moment that it was written with, in ms since 1970. @type {number | undefined} */
+  #deadline;
+  #writer;
 
   /**
-   * @param {Inbox} inbox
-   * @param {string[]} ids
-   * @param {number} timeoutMs
-   * @param {() => Buffer[]} write writes the elements, with the deadline that is right now
+   * @param {string} id
+   * @param {(deadline?: number) => string | Buffer} writer writes the element
    * @param {boolean} idempotent
+   * @param {number} timeoutMs
+   * @param {number} until when that passes, by `performance.now()`
    */
-  constructor(inbox, ids, timeoutMs, write, idempotent) {
-    this.inbox = inbox;
-    this.#timeoutMs = timeoutMs;
-    this.#write = write;
+  constructor(id, writer, idempotent, timeoutMs, until) {
+    this.id = id;
+    this.#writer = writer;
     this.idempotent = idempotent;
-    this.until = performance.now() + timeoutMs;
-    inbox.until = Math.max(inbox.until, this.until);
-    const none = Buffer.alloc(0);
-    /** @type {Pending[]} */
-    this.requests = ids.map((id) => ({ id, element: none, batch: this, resolve: noop }));
-    /** @type {Promise<unknown>[]} */
-    this.outcomes = this.requests.map((request) => new Promise((resolve) => {
-      request.resolve = resolve;
-      inbox.waiting.set(request.id, request);
-    }));
-    this.#wait();
-    Promise.all(this.outcomes).then(() => clearTimeout(this.#timer));
+    this.timeoutMs = timeoutMs;
+    this.until = until;
+    /** As it was written last. @type {string | Buffer} */
+    this.element = '';
+    /** @type {Promise<any>} */
+    this.outcome = new Promise((resolve) => (this.resolve = resolve));
   }
 
-  /** Ends what has no outcome in time (SABIR-CALL-2). */
-  #wait() {
-    const leftMs = this.until - performance.now();
-    if (leftMs <= 0) return this.end(() => this.#expired());
-    this.#timer = setTimeout(() => this.#wait(), Math.min(Math.ceil(leftMs), LONGEST_TIMER_MS));
+  /** Writes the element, as it is to be sent now. @param {number} [deadline] undefined: it never expires */
+  write(deadline) {
+    if (this.element === '' || deadline !== this.#deadline) this.element = this.#writer(deadline);
+    this.#deadline = deadline;
+    return this.element;
   }
 
-  get isOver() {
-    return performance.now() >= this.until || !this.requests.some(({ id }) => this.inbox.waiting.has(id));
+  /** What it ends with when its time-out passes. @param {Inbox} inbox */
+  expired({ isLost }) {
+    const { trouble: cause, timeoutMs } = this;
+    if (!this.sent) return new NotQueued(`could not be sent within ${timeoutMs} ms: ${text(cause)}`, { cause }); // SABIR-LOST-5
+    if (isLost) return new ConnectionLost(`the connection was lost, and did not come back within ${timeoutMs} ms`, { cause }); // SABIR-LOST-2
+    return new CallTimeout(`no reply within ${timeoutMs} ms`, { cause }); // SABIR-CALL-6
   }
+}
 
-  /** Returns the elements, as they are to be sent now. */
-  write() {
-    const elements = this.#write();
-    this.requests.forEach((request, index) => (request.element = elements[index]));
-    return elements;
-  }
+/** Begins to wait for a request. @param {Inbox} inbox @param {Pending} request */
+function expect(inbox, request) {
+  inbox.waiting.set(request.id, request);
+  inbox.until = Math.max(inbox.until, request.until);
+  if (request.until < inbox.firesAt) fireAt(inbox, request.until);
+  else if (inbox.waiting.size === 1) inbox.timer?.ref();
+}
 
-  /** Gives an outcome to all that have none. @param {() => unknown} outcome */
-  end(outcome) {
-    for (const { id } of this.requests) settle(this.inbox, id, outcome);
-  }
+/** @param {Inbox} inbox @param {number} at by `performance.now()` */
+function fireAt(inbox, at) {
+  clearTimeout(inbox.timer);
+  inbox.firesAt = at;
+  inbox.timer = setTimeout(expire, Math.min(Math.ceil(at - performance.now()), LONGEST_TIMER_MS), inbox);
+}
 
-  #expired() {
-    const cause = this.trouble;
-    if (!this.sent) {
-      return new NotQueued(`could not be sent within ${this.#timeoutMs} ms: ${text(cause)}`, { cause }); // SABIR-LOST-5
-    }
-    if (this.inbox.isLost) {
-      return new ConnectionLost(`the connection was lost, and did not come back within ${this.#timeoutMs} ms`, { cause }); // SABIR-LOST-2
-    }
-    return new CallTimeout(`no reply within ${this.#timeoutMs} ms`, { cause }); // SABIR-CALL-6
+/** Ends what has no outcome in time (SABIR-CALL-2). @param {Inbox} inbox */
+function expire(inbox) {
+  inbox.firesAt = Infinity;
+  const now = performance.now();
+  let next = Infinity;
+  for (const request of inbox.waiting.values()) {
+    if (request.until <= now) settle(inbox, request.id, () => request.expired(inbox));
+    else next = Math.min(next, request.until);
   }
+  if (next < Infinity) fireAt(inbox, next);
 }
 
 /** @param {unknown} error */
@@ -195,9 +197,12 @@ const unavailable = ({ service }) => new ServiceUnavailable(`no worker serves ${
 const workerLost = () => new WorkerLost('the worker that had the request was lost');
 
 /** Ends a request, if it waits. @param {Inbox} inbox @param {string} id @param {() => unknown} outcome */
-function settle(inbox, id, outcome) {
+export function settle(inbox, id, outcome) {
   const request = inbox.waiting.get(id);
-  if (request && inbox.waiting.delete(id)) request.resolve(outcome());
+  if (!request) return;
+  inbox.waiting.delete(id);
+  if (!inbox.waiting.size) inbox.timer?.unref(); // it keeps no program that waits for nothing
+  request.resolve(outcome());
 }
 
 /** Calls methods of services. Any number of calls can be in flight at once. */
@@ -283,7 +288,8 @@ export class Client {
    * @throws {RangeError} a name outside its grammar, or a time-out that is not positive
    */
   async call(service, method, params, options) {
-    const [outcome] = await this.many(service, [[method, params]], options);
+    const [request] = this.#begin(service, [[method, params]], options);
+    const outcome = await request.outcome;
     if (outcome instanceof SabirError) throw outcome;
     return outcome;
   }
@@ -297,31 +303,51 @@ export class Client {
    * @returns {Promise<any[]>} the results in order; a call that failed has its SabirError there
    * @throws {TypeError} @throws {RangeError} @throws {SabirError} one of the requests can't be sent at all, and none was
    */
-  async many(service, calls, { timeoutMs = this.#timeoutMs, idempotent = false, traceparent } = {}) {
-    const place = { namespace: this.#namespace, service: check('service', service) };
+  async many(service, calls, options) {
+    return Promise.all(this.#begin(service, calls, options).map(({ outcome }) => outcome));
+  }
+
+  /**
+   * Makes requests, which leave when all that could go on at once has: the calls of one turn go out in one RPUSH.
+   *
+   * @param {string} service
+   * @param {[method: string, params?: Params | null][]} calls
+   * @param {CallOptions} [options]
+   */
+  #begin(service, calls, { timeoutMs = this.#timeoutMs, idempotent = false, traceparent } = {}) {
+    const inbox = this.#inbox(service);
     const handled = context();
     const limitMs = Math.min(checkTime(timeoutMs, 'timeoutMs'), handled?.timeLeftMs ?? Infinity); // SABIR-TIME-5
     const until = performance.now() + limitMs;
-    const inbox = this._inbox(place);
     const common = { replyTo: inbox.token, idempotent, traceparent: traceparent ?? handled?.traceparent };
-    const requests = calls.map(([method, params]) => ({ ...common, id: newId(), method, params: params ?? undefined }));
-    const writers = requests.map((request) => requestWriter(request, this.#limits));
-    let writtenFor = NaN;
-    /** @type {Buffer[]} */
-    let elements;
-    const write = () => {
-      const deadline = Math.floor(this.#clock.now() + until - performance.now()); // SABIR-CALL-5
-      if (deadline !== writtenFor) elements = writers.map((writer) => writer(deadline));
-      writtenFor = deadline;
-      return elements;
-    };
-    write(); // SABIR-LIMIT-1: what is too large is refused before anything is sent
-    if (limitMs <= 0) return calls.map(() => new DeadlineExceeded('the deadline of the request that is being handled has come'));
-    if (!calls.length) return [];
-    const batch = new Batch(inbox, requests.map(({ id }) => id), limitMs, write, idempotent);
-    void this._push(place, batch);
-    if (!inbox.isRead) inbox.reading = this._read(place, inbox);
-    return Promise.all(batch.outcomes);
+    const requests = calls.map(([method, params]) => {
+      const id = newId();
+      const request = new Pending(id, requestWriter({ ...common, id, method, params: params ?? undefined }, this.#limits), idempotent, limitMs, until);
+      request.write(this.#deadline(until)); // SABIR-LIMIT-1: what is too large is refused before anything is sent
+      return request;
+    });
+    if (limitMs <= 0) {
+      for (const { resolve } of requests) resolve(new DeadlineExceeded('the deadline of the request that is being handled has come'));
+    } else if (requests.length) {
+      if (!inbox.unsent.length) process.nextTick(() => this.#flush(inbox));
+      inbox.unsent.push(...requests);
+    }
+    return requests;
+  }
+
+  /** What passes at a moment by `performance.now()`, by Redis's clock (SABIR-CALL-5). @param {number} until */
+  #deadline(until) {
+    return Math.floor(this.#clock.at(until));
+  }
+
+  /** Sends what was called, and sees to it that somebody reads the replies. @param {Inbox} inbox */
+  #flush(inbox) {
+    const requests = inbox.unsent;
+    if (!requests.length) return;
+    inbox.unsent = [];
+    for (const request of requests) expect(inbox, request);
+    void this._push(inbox, requests, ({ until }) => this.#deadline(until));
+    if (!inbox.isRead) void this._read(inbox);
   }
 
   /**
@@ -344,18 +370,20 @@ export class Client {
    */
   async notify(service, method, params, options = {}) {
     const { expiresMs, timeoutMs = this.#timeoutMs, idempotent = false, traceparent = context()?.traceparent } = options;
-    const place = { namespace: this.#namespace, service: check('service', service) };
+    const place = this.#place(service);
     checkTime(timeoutMs, 'timeoutMs');
     if (expiresMs !== undefined) checkTime(expiresMs, 'expiresMs');
     const id = newId();
     const writer = requestWriter({ id, method, params: params ?? undefined, idempotent, traceparent }, this.#limits);
-    const write = () => [writer(expiresMs && Math.floor(this.#clock.now() + expiresMs))];
-    write();
-    const inbox = { ...newInbox('', this.#link), isLost: true }; // for its own outcome only
-    const batch = new Batch(inbox, [id], timeoutMs, write, idempotent);
-    const lost = () => new ConnectionLost('the connection was lost before Redis answered', { cause: batch.trouble });
-    void this._push(place, batch).then((isQueued) => batch.end(() => (isQueued ? undefined : lost())));
-    const [outcome] = await Promise.all(batch.outcomes);
+    const request = new Pending(id, writer, idempotent, timeoutMs, performance.now() + timeoutMs);
+    const deadline = () => expiresMs && Math.floor(this.#clock.now() + expiresMs);
+    request.write(deadline());
+    const inbox = { ...newInbox('', place, this.#link), isLost: true }; // for its own outcome only
+    expect(inbox, request);
+    const lost = () => new ConnectionLost('the connection was lost before Redis answered', { cause: request.trouble });
+    void this._push(inbox, [request], deadline).then((isQueued) => settle(inbox, id, isQueued ? noop : lost));
+    const outcome = await request.outcome;
+    clearTimeout(inbox.timer);
     if (outcome instanceof SabirError) throw outcome;
     return id;
   }
@@ -400,7 +428,7 @@ export class Client {
    * @throws {TypeError} @throws {RangeError} an argument is wrong
    */
   async waitForService(service, { timeoutMs = this.#timeoutMs } = {}) {
-    const place = { namespace: this.#namespace, service: check('service', service) };
+    const place = this.#place(service);
     const until = performance.now() + checkTime(timeoutMs, 'timeoutMs');
     /** @param {number} ms */
     const left = (ms) => Math.min(ms, Math.max(0, until - performance.now()));
@@ -436,22 +464,29 @@ export class Client {
     this.#isClosed = true;
     this.#link.close();
     await turn(); // what is being written, leaves
-    await Promise.all([...this.#allInboxes].map(async ({ link, waiting, read, reading }) => {
-      if (read && !waiting.size) await reading; // it removes them (SABIR-WAIT-2)
-      link.close();
+    await Promise.all([...this.#allInboxes].map(async (inbox) => {
+      await inbox.tidying; // SABIR-WAIT-2
+      inbox.link.close();
     }));
-    for (const { waiting } of this.#allInboxes) {
+    for (const { waiting, timer } of this.#allInboxes) {
+      clearTimeout(timer);
       for (const { resolve } of waiting.values()) resolve(new ConnectionLost('the client was closed'));
       waiting.clear();
     }
   }
 
-  /** Returns where the replies of a service arrive. @protected @param {Place} place @returns {Inbox} */
-  _inbox({ service }) {
+  /** @param {string} service @returns {Place} */
+  #place(service) {
+    return { namespace: this.#namespace, service: check('service', service) };
+  }
+
+  /** Returns where the replies of a service arrive. @param {string} service */
+  #inbox(service) {
     let inbox = this.#inboxes.get(service);
-    if (!inbox || (!inbox.isRead && !inbox.link.isOpen)) { // none, or one whose connection was lost while nobody waited
-      if (inbox) this.#allInboxes.delete(inbox);
-      inbox = newInbox(uniqueName(this.#name), new Link(this.#source, this.#clock)); // SABIR-TOKEN-1
+    if (!inbox || (!inbox.isRead && !inbox.link.isOpen && !inbox.unsent.length)) { // none, or one whose connection was lost while nobody waited
+      const place = this.#place(service);
+      if (inbox) this.#drop(inbox);
+      inbox = newInbox(uniqueName(this.#name), place, new Link(this.#source, this.#clock)); // SABIR-TOKEN-1
       this.#inboxes.set(service, inbox);
       this.#allInboxes.add(inbox);
     }
@@ -459,68 +494,84 @@ export class Client {
   }
 
   /**
-   * Puts a batch into the queue, once (SABIR-LOST-1), and asks behind it whether somebody serves (SABIR-ALIVE-1). A notification
-   * is left there in any case (SABIR-ALIVE-7).
+   * Puts requests into the queue, once (SABIR-LOST-1), and asks behind it whether somebody serves (SABIR-ALIVE-1). A notification
+   * is left there in any case (SABIR-ALIVE-7). Where nothing blocks the connection on which the replies are waited for, all leaves
+   * over that, in one write with the look that follows.
    *
    * @protected
-   * @param {Place} place
-   * @param {Batch} batch
+   * @param {Inbox} inbox
+   * @param {Pending[]} requests
+   * @param {(request: Pending) => number | undefined} deadline tells it at the moment of sending
    * @returns {Promise<boolean>} whether Redis has it for sure
    */
-  async _push(place, batch) {
-    const { inbox } = batch;
-    const behind = inbox.token ? askAlive(place) : []; // a notification has no token
-    for (const delay = backoff(); !batch.isOver; await pause(delay())) {
+  async _push(inbox, requests, deadline) {
+    const { place, waiting } = inbox;
+    const isCall = inbox.token !== ''; // a notification has no token
+    const isLeft = (/** @type {Pending} */ { id, until }) => waiting.has(id) && performance.now() < until;
+    for (let delay; ; delay ??= backoff(), await pause(delay())) {
+      if (delay) requests = requests.filter(isLeft);
+      if (!requests.length) return false;
+      const isFree = isCall && !inbox.isLooking && inbox.link.isOpen && !this.#clock.isStale;
+      const link = isFree ? inbox.link : this.#link;
       try {
-        await this.#link.open();
-        if (this.#clock.isStale) await this.#link.askTime(); // SABIR-TIME-2
+        if (!isFree) {
+          if (!link.isOpen) await link.open();
+          if (this.#clock.isStale) await link.askTime(); // SABIR-TIME-2
+        }
       } catch (error) {
-        batch.trouble = error; // nothing was sent
-        if (this.#isClosed) batch.end(() => new NotQueued('the client is closed'));
+        for (const request of requests) request.trouble = error; // nothing was sent
+        if (this.#isClosed) for (const { id } of requests) settle(inbox, id, () => new NotQueued('the client is closed'));
         continue;
       }
-      if (batch.isOver) break;
+      if (!isFree) requests = requests.filter(isLeft);
+      if (!requests.length) return false;
       const now = performance.now();
-      batch.sent = true;
+      const elements = requests.map((request) => request.write(deadline(request)));
+      for (const request of requests) request.sent = true;
       try {
-        const [length, alive] = await this.#link.send([...push(place, batch.write()), ...behind]);
+        const [length, alive] = await link.send([...push(place, elements), ...(isCall ? askAlive(place) : [])]);
         if (!(length instanceof Error)) {
           if (alive !== 0) inbox.asked = Math.max(inbox.asked, now); // an error: Redis's ACL does not let us ask; then as if somebody did
           if (length > this.#maxQueue) {
-            await this.#takeBack(place, batch, () => new Overloaded(`the queue of ${place.service} is longer than ${this.#maxQueue}`));
+            await this.#takeBack(inbox, requests, () => new Overloaded(`the queue of ${place.service} is longer than ${this.#maxQueue}`));
           } else if (alive === 0) {
-            await this.#takeBack(place, batch, () => unavailable(place));
+            await this.#takeBack(inbox, requests, () => unavailable(place));
           }
-          batch.judgedFrom = 0;
+          for (const request of requests) request.judgedFrom = 0;
           return true;
         }
-        batch.trouble = length;
-        batch.sent = false; // an error reply: not executed
-        if (TRANSIENT.test(length.message)) continue;
-        batch.end(() => new NotQueued(length.message, { cause: length })); // SABIR-LOST-5
-        return false;
+        const isTransient = TRANSIENT.test(length.message);
+        for (const request of requests) {
+          request.trouble = length;
+          request.sent = false; // an error reply: not executed
+          if (!isTransient) settle(inbox, request.id, () => new NotQueued(length.message, { cause: length })); // SABIR-LOST-5
+        }
       } catch (error) {
-        batch.trouble = error;
-        break;
+        for (const request of requests) {
+          request.trouble = error;
+          request.judgedFrom = performance.now() + this._paces.calmMs; // SABIR-ALIVE-5
+        }
+        return false;
       }
     }
-    batch.judgedFrom = performance.now() + this._paces.calmMs; // SABIR-ALIVE-5
-    return false;
   }
 
   /**
-   * Takes a batch out of the queue again: what was still there ends (SABIR-QUEUE-1, SABIR-ALIVE-2), the rest a worker has.
+   * Takes requests out of the queue again: what was still there ends (SABIR-QUEUE-1, SABIR-ALIVE-2), the rest a worker has.
    *
-   * @param {Place} place
-   * @param {Batch} batch
+   * @param {Inbox} inbox
+   * @param {Pending[]} requests
    * @param {() => SabirError} refusal what those end with that nobody can have started
    */
-  async #takeBack(place, { inbox, requests, idempotent }, refusal) {
+  async #takeBack(inbox, requests, refusal) {
     const backwards = requests.toReversed(); // then each is at the tail when it is searched
     try {
-      const answers = await this.#link.send(backwards.flatMap(({ element, id }) => takeBack(place, element, idempotent ? id : undefined)));
-      for (const [index, { id }] of backwards.entries()) {
-        const [removed, isDelivered] = idempotent ? answers.slice(2 * index, 2 * index + 2) : [answers[index], 0];
+      if (!this.#link.isOpen) await this.#link.open();
+      const answers = await this.#link.send(backwards.flatMap(({ element, id, idempotent }) => takeBack(inbox.place, element, idempotent ? id : undefined)));
+      let at = 0;
+      for (const { id, idempotent } of backwards) {
+        const removed = answers[at++];
+        const isDelivered = idempotent ? answers[at++] : 0;
         if (removed === 1) settle(inbox, id, isDelivered === 0 ? refusal : workerLost);
       }
     } catch (cause) {
@@ -534,55 +585,83 @@ export class Client {
    * gets a token of its own (SABIR-LOST-2, SABIR-TOKEN-1).
    *
    * @protected
-   * @param {Place} place
    * @param {Inbox} inbox
    */
-  async _read(place, inbox) {
+  async _read(inbox) {
     const { link, waiting } = inbox;
     inbox.isRead = true;
     inbox.asked = performance.now(); // the push asks
-    for (let delay = backoff(); ;) {
+    let delay;
+    while (waiting.size) {
       try {
-        if (!waiting.size) {
-          if (!inbox.read || !link.isOpen) break;
-          await turn(); // the next call may take them along
-          if (!waiting.size) await this.#forget(place, inbox);
-          continue;
-        }
-        if (await link.open()) inbox.read = 0; // the list may be another one by now: it is read from its head again
+        if (!link.isOpen && (await link.open())) inbox.read = 0; // the list may be another one by now: it is read from its head again
         inbox.isLost = false;
         const now = performance.now();
         const askInMs = inbox.asked + this._paces.askMs - now;
-        if (askInMs > 0) await this.#look(place, inbox, Math.ceil(Math.max(1, Math.min(askInMs, inbox.until - now))));
-        else await this.#ask(place, inbox);
-        delay = backoff();
+        if (askInMs > 0) await this.#look(inbox, Math.ceil(Math.max(1, Math.min(askInMs, inbox.until - now))));
+        else await this.#ask(inbox);
+        delay = undefined;
+        if (!waiting.size) break;
+        await settled();
+        this.#flush(inbox); // what was called meanwhile, in one write with the next look
       } catch {
         inbox.isLost = !link.isOpen;
-        inbox.isRetired = true;
-        inbox.read = 0; // what was removed, nobody knows
-        if (this.#inboxes.get(place.service) === inbox) this.#inboxes.delete(place.service);
+        this.#retire(inbox);
+        delay ??= backoff();
         await pause(delay());
       }
     }
     inbox.isRead = false;
-    if (!inbox.isRetired) return;
-    link.close();
+    if (inbox.isRetired) {
+      if (inbox.read && link.isOpen) await this.#forget(inbox).catch(noop);
+      this.#retire(inbox);
+    } else if (inbox.read && !inbox.isTidied) {
+      inbox.isTidied = true;
+      setImmediate(() => (inbox.tidying = this.#tidy(inbox))); // the next call may take them along
+    }
+  }
+
+  /** Lets no new call have the token; nobody reads it any more. @param {Inbox} inbox */
+  #retire(inbox) {
+    inbox.isRetired = true;
+    inbox.read = 0; // what was removed, nobody knows
+    if (this.#inboxes.get(inbox.place.service) === inbox) this.#inboxes.delete(inbox.place.service);
+    if (inbox.isRead) return;
+    inbox.link.close();
+    this.#drop(inbox);
+  }
+
+  /** @param {Inbox} inbox */
+  #drop(inbox) {
+    clearTimeout(inbox.timer);
     this.#allInboxes.delete(inbox);
+  }
+
+  /** Removes what was read, when no call waits. @param {Inbox} inbox */
+  async #tidy(inbox) {
+    inbox.isTidied = false;
+    if (!inbox.read || inbox.isRead || !inbox.link.isOpen) return;
+    await this.#forget(inbox).catch(() => this.#retire(inbox));
   }
 
   /**
    * Removes what was read (SABIR-WAIT-2), waits for a reply, and reads it and those behind it, which stay (SABIR-WAIT-1).
    *
-   * @param {Place} place
    * @param {Inbox} inbox
    * @param {number} blockMs
    */
-  async #look(place, inbox, blockMs) {
-    const { link, token, waiting } = inbox;
-    const forgetting = this.#forgetting(place, inbox);
+  async #look(inbox, blockMs) {
+    const { link, place, token, waiting } = inbox;
+    const forgetting = this.#forgetting(inbox);
     const more = waiting.size > 1 || link.hasGhost ? drain(place, token, link.hasGhost ? -1 : DRAINED) : [];
     inbox.read = 0;
-    const answers = await link.send([...forgetting, ...wait(place, token, blockMs), ...more], blockMs);
+    let answers;
+    try {
+      inbox.isLooking = true;
+      answers = await link.send([...forgetting, ...wait(place, token, blockMs), ...more], blockMs);
+    } finally {
+      inbox.isLooking = false;
+    }
     const [first, others] = answers.slice(forgetting.length);
     if (first instanceof Buffer) this.#receive(inbox, [first, ...(Array.isArray(others) ? others : [])]); // else the others begin in front
     const refused = answers.slice(0, forgetting.length + 1).find((answer) => answer instanceof Error);
@@ -601,32 +680,31 @@ export class Client {
    * Removes by position, unless that may go wrong: a connection that was lost may still be removing what it had read, or, after a
    * long pause, the list may have expired, and another begun. Then nothing is removed: what was read is read again.
    *
-   * @param {Place} place
    * @param {Inbox} inbox
    */
-  #forgetting(place, { link, token, read, readAt }) {
+  #forgetting({ place, link, token, read, readAt }) {
     return read && !link.hasGhost && performance.now() - readAt < TRUST_MS ? forgetFirst(place, token, read) : [];
   }
 
-  /** Removes what was read, when no call waits. @param {Place} place @param {Inbox} inbox */
-  async #forget(place, inbox) {
-    const { link, token } = inbox;
-    const answers = await link.send(link.hasGhost ? forget(place, token) : this.#forgetting(place, inbox));
+  /** Removes what was read, when no call waits. @param {Inbox} inbox */
+  async #forget(inbox) {
+    const { place, link, token } = inbox;
+    const commands = link.hasGhost ? forget(place, token) : this.#forgetting(inbox);
     inbox.read = 0;
-    if (answers[0] instanceof Error) throw answers[0];
+    const [answer] = await link.send(commands);
+    if (answer instanceof Error) throw answer;
   }
 
   /**
    * Asks whether somebody serves (SABIR-ALIVE-3); where nobody does, ends the calls that wait (SABIR-ALIVE-4).
    *
-   * @param {Place} place
    * @param {Inbox} inbox
    */
-  async #ask(place, inbox) {
-    const { link, token, waiting } = inbox;
+  async #ask(inbox) {
+    const { link, place, token, waiting } = inbox;
     const now = (inbox.asked = performance.now());
     const [alive] = await link.send(askAlive(place));
-    const judged = [...waiting.values()].filter(({ batch }) => batch.judgedFrom <= now).reverse();
+    const judged = [...waiting.values()].filter(({ judgedFrom }) => judgedFrom <= now).reverse();
     if (alive !== 0 || !judged.length || now - link.cameBack < this._paces.calmMs) return; // SABIR-ALIVE-5
     const [watched, isServed, length] = await link.send(lookAlive(place));
     if (isServed !== 0 || watched instanceof Error || length instanceof Error) return void (await link.send(unwatch()));

@@ -147,25 +147,51 @@ export const takeMore = (place, worker) => [['LMOVE', keys.requests(place), keys
 export const acknowledge = (place, worker, element) => [['LREM', keys.active(place, worker), '1', element]];
 
 /**
- * Answers and acknowledges, together or not at all (SABIR-REPLY-3).
+ * Answers, keeps as dead letters, and acknowledges, together or not at all (SABIR-REPLY-3, SABIR-DEAD-3): replies to one token in one
+ * RPUSH. One element that has neither reply nor letter needs no transaction.
+ *
+ * @param {Place} place @param {string} worker
+ * @param {{ element: Argument, token?: string, reply?: Argument, letter?: Argument }[]} ended
+ * @returns {Command[]}
+ */
+export function settle(place, worker, ended) {
+  /** @type {Map<string, Command>} by token */
+  const replies = new Map();
+  /** @type {Argument[]} */
+  const letters = [];
+  const active = keys.active(place, worker);
+  for (const { token, reply, letter } of ended) {
+    if (letter !== undefined) letters.push(letter);
+    if (token === undefined || reply === undefined) continue;
+    const pushed = replies.get(token);
+    if (pushed) pushed.push(reply);
+    else replies.set(token, ['RPUSH', keys.reply(place, token), reply]);
+  }
+  /** @type {Command[]} */
+  const commands = [];
+  for (const pushed of replies.values()) commands.push(pushed, ['PEXPIRE', pushed[1], String(REPLY_EXPIRES_MS)]);
+  if (letters.length) {
+    const key = keys.dead(place);
+    commands.push(['RPUSH', key, ...letters], ['LTRIM', key, String(-DEAD_LETTERS), '-1']);
+  }
+  for (const { element } of ended) commands.push(['LREM', active, '1', element]);
+  return commands.length > 1 ? transaction(...commands) : commands;
+}
+
+/**
+ * Answers one element. @see settle
  *
  * @param {Place} place @param {string} worker @param {string} token @param {Argument} reply @param {Argument} element
  * @returns {Command[]}
  */
-export function reply(place, worker, token, reply, element) {
-  const key = keys.reply(place, token);
-  return transaction(['RPUSH', key, reply], ['PEXPIRE', key, String(REPLY_EXPIRES_MS)], ...acknowledge(place, worker, element));
-}
+export const reply = (place, worker, token, reply, element) => settle(place, worker, [{ element, token, reply }]);
 
 /**
- * Keeps a dead letter and acknowledges its element (SABIR-DEAD-3).
+ * Keeps one dead letter. @see settle
  *
  * @param {Place} place @param {string} worker @param {Argument} letter @param {Argument} element @returns {Command[]}
  */
-export function bury(place, worker, letter, element) {
-  const key = keys.dead(place);
-  return transaction(['RPUSH', key, letter], ['LTRIM', key, String(-DEAD_LETTERS), '-1'], ...acknowledge(place, worker, element));
-}
+export const bury = (place, worker, letter, element) => settle(place, worker, [{ element, letter }]);
 
 /** Reads the hand (SABIR-LOST-3). @param {Place} place @param {string} worker @returns {Command[]} */
 export const readHand = (place, worker) => [['LRANGE', keys.active(place, worker), '0', '-1']];

@@ -43,6 +43,9 @@ export const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 export const noop = () => {};
 
+/** Waits until all that could go on at once has; what is sent then is still written in this turn. @returns {Promise<void>} */
+export const settled = () => new Promise((resolve) => process.nextTick(resolve));
+
 /** Waits for one turn of the event loop; what was sent before is written then. @returns {Promise<void>} */
 export const turn = () => new Promise((resolve) => setImmediate(resolve));
 
@@ -102,44 +105,41 @@ export class Clock {
 
   /** The time, in ms since 1970. */
   now() {
-    return this.#ahead + performance.now();
+    return this.at(performance.now());
+  }
+
+  /** A moment by `performance.now()`, in ms since 1970. @param {number} moment */
+  at(moment) {
+    return this.#ahead + moment;
   }
 }
 
-// All connections are copies of one client: the package builds its classes anew for each createClient(), which takes 29 ms.
-const PATTERN = createClient(OPTIONS);
+const createPattern = () => createClient(OPTIONS);
+/** @type {ReturnType<typeof createPattern> | undefined} */
+let pattern;
+
+/** All connections are copies of one client: the package builds its classes anew for each createClient(), which takes 29 ms. */
+const copy = () => (pattern ??= createPattern());
 
 /** @param {Source} source */
 function createRedis({ url, redis }) {
   const socket = { reconnectStrategy: /** @type {const} */ (false) };
   const created = redis
     ? redis.duplicate({ ...OPTIONS, socket: { ...redis.options?.socket, ...socket } })
-    : PATTERN.duplicate({ url, ...OPTIONS, socket });
+    : copy().duplicate({ url, ...OPTIONS, socket });
   return created.on('error', noop); // without a listener it would end the process; what was in flight learns of it by its promise
 }
 
 /** @typedef {ReturnType<typeof createRedis>} Redis */
 
 /**
- * Sends commands in one write and waits for all answers. An error reply is an Error in its place.
- *
- * @param {Redis} redis
- * @param {Command[]} commands
- * @param {number} [blockMs] how long the last of them may block
- * @returns {Promise<any[]>}
- * @throws {Error} the connection was lost, or silent for too long: nobody knows what was executed
+ * What was sent in one write and is not answered yet.
+ * @typedef {object} Exchange
+ * @property {Redis} redis
+ * @property {number} half the half of the time that it may take, in ms
+ * @property {number} due when this half is over, by `performance.now()`
+ * @property {boolean} isLate whether it is the second one
  */
-async function exchange(redis, commands, blockMs = 0) {
-  // Waited for in two halves: after a time in which a handler held the event loop, the first one is over before the answer could
-  // be read (SABIR-TRANSPORT-2).
-  const half = (blockMs + PATIENCE_MS) / 2;
-  let timer = setTimeout(() => (timer = setTimeout(() => redis.destroy(), half)), half);
-  const answers = await Promise.allSettled(commands.map((command) => redis.sendCommand(command)));
-  clearTimeout(timer);
-  const broken = redis.isReady ? undefined : answers.find(({ status }) => status === 'rejected');
-  if (broken) throw new Error('the connection to Redis was lost', { cause: /** @type {PromiseRejectedResult} */ (broken).reason });
-  return answers.map((answer) => (answer.status === 'fulfilled' ? answer.value : answer.reason));
-}
 
 /** A connection that is opened when it is needed, and again when it was lost. It sends nothing again by itself. */
 export class Link {
@@ -148,11 +148,20 @@ export class Link {
   #graceMs;
   #isClosed = false;
   #wasOpen = false;
+  /** Whether the connection may be used: the one before has ended. */
+  #isMade = false;
   #wasTried = false;
   /** @type {Redis | undefined} */
   #redis;
   /** @type {Promise<true> | undefined} */
   #opening;
+  /** @type {Set<Exchange>} */
+  #unanswered = new Set();
+  /** One for all exchanges: the next that is due. @type {NodeJS.Timeout | undefined} */
+  #timer;
+  #firesAt = Infinity;
+  /** How many connections there were. */
+  made = 0;
   /** The connection's id, as `CLIENT UNBLOCK` wants it; undefined: not known. @type {string | undefined} */
   id;
   /** Its address, as Redis sees it; undefined: not known. @type {string | undefined} */
@@ -174,7 +183,7 @@ export class Link {
   }
 
   get isOpen() {
-    return this.#redis?.isReady === true;
+    return this.#isMade && this.#redis?.isReady === true;
   }
 
   /**
@@ -192,6 +201,7 @@ export class Link {
   /** @returns {Promise<true>} */
   async #connect() {
     this.#redis?.destroy();
+    this.#isMade = false;
     const redis = (this.#redis = createRedis(this.#source));
     const isAgain = this.#wasTried;
     this.#wasTried = true;
@@ -204,7 +214,7 @@ export class Link {
       await redis.connect();
       if (this.#isClosed) throw new Error('closed');
       const sent = performance.now();
-      const [info, time] = await exchange(redis, [['CLIENT', 'INFO'], ...askTime()]);
+      const [info, time] = await this.#exchange(redis, [['CLIENT', 'INFO'], ...askTime()]);
       if (time instanceof Error) throw time;
       this.#clock.set(time, sent);
       clearTimeout(timer);
@@ -214,7 +224,8 @@ export class Link {
         this.hasGhost = true;
         await pause(this.#graceMs);
       }
-      this.#wasOpen = true;
+      this.#wasOpen = this.#isMade = true;
+      this.made++;
       if (isAgain) this.cameBack = performance.now();
       return true;
     } catch (error) {
@@ -234,19 +245,69 @@ export class Link {
    */
   async #end(redis, id, address) {
     if (id === undefined || address === undefined) return false;
-    const [ended] = await exchange(redis, [['CLIENT', 'KILL', 'ID', id, 'ADDR', address]]);
+    const [ended] = await this.#exchange(redis, [['CLIENT', 'KILL', 'ID', id, 'ADDR', address]]);
     return typeof ended === 'number';
   }
 
   /**
-   * Sends commands in one write over the connection that is open. @see exchange
+   * Sends commands over the connection that is open, in one write with what else is sent in this turn, and waits for all answers. An
+   * error reply is an Error in its place.
    *
    * @param {Command[]} commands
-   * @param {number} [blockMs]
+   * @param {number} [blockMs] how long the last of them may block
+   * @returns {Promise<any[]>}
+   * @throws {Error} the connection was lost, or silent for too long: nobody knows what was executed
    */
-  async send(commands, blockMs) {
-    if (!this.#redis?.isReady) throw new Error('not connected to Redis');
-    return exchange(this.#redis, commands, blockMs);
+  send(commands, blockMs) {
+    if (!this.isOpen || !this.#redis) return Promise.reject(new Error('not connected to Redis'));
+    return this.#exchange(this.#redis, commands, blockMs);
+  }
+
+  /** @param {Redis} redis @param {Command[]} commands @param {number} [blockMs] @returns {Promise<any[]>} */
+  async #exchange(redis, commands, blockMs = 0) {
+    // Waited for in two halves: after a time in which a handler held the event loop, the first one is over before the answer could
+    // be read (SABIR-TRANSPORT-2).
+    const half = (blockMs + PATIENCE_MS) / 2;
+    const exchange = { redis, half, due: performance.now() + half, isLate: false };
+    this.#unanswered.add(exchange);
+    this.#watch(exchange.due);
+    /** @type {any[]} */
+    const answers = commands.map((command) => redis.sendCommand(command));
+    let cause;
+    for (let i = 0; i < answers.length; i++) { // answers come in order: nothing is rejected while one before it is waited for
+      try {
+        answers[i] = await answers[i];
+      } catch (error) {
+        answers[i] = cause = error;
+      }
+    }
+    this.#unanswered.delete(exchange);
+    if (cause && !redis.isReady) throw new Error('the connection to Redis was lost', { cause });
+    return answers;
+  }
+
+  /** Sees to it that a silent peer is noticed. @param {number} due when, by `performance.now()` */
+  #watch(due) {
+    if (due >= this.#firesAt) return;
+    clearTimeout(this.#timer);
+    this.#firesAt = due;
+    this.#timer = setTimeout(() => this.#check(), due - performance.now()).unref();
+  }
+
+  /** Gives the connection up when an answer has not come within both halves of its time. */
+  #check() {
+    this.#firesAt = Infinity;
+    const now = performance.now();
+    let next = Infinity;
+    for (const exchange of this.#unanswered) {
+      if (exchange.due <= now) {
+        if (exchange.isLate) exchange.redis.destroy();
+        exchange.isLate = true;
+        exchange.due = now + exchange.half;
+      }
+      next = Math.min(next, exchange.due);
+    }
+    if (this.#unanswered.size) this.#watch(next);
   }
 
   /** Asks for the time. */
@@ -260,6 +321,7 @@ export class Link {
   /** Ends the connection at once, whatever it waits for. */
   close() {
     this.#isClosed = true;
+    clearTimeout(this.#timer);
     this.#redis?.destroy();
   }
 }
@@ -286,7 +348,7 @@ export class Context {
     this.method = request.method;
     this.worker = worker;
     /** The name of the client that calls; undefined: a notification. @type {string | undefined} */
-    this.caller = request.replyTo?.split('.')[0];
+    this.caller = request.replyTo?.slice(0, request.replyTo.indexOf('.'));
     /** Which delivery of the request this is: 1, or more where workers that had it were lost (SABIR-ATTEMPT-2). */
     this.attempt = attempt;
     /** The caller's trace; undefined: none. @type {string | undefined} */

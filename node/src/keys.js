@@ -5,7 +5,7 @@
  */
 
 /**
- * @typedef {object} Place Where a service lives.
+ * @typedef {object} Place Where a service lives. Never changed.
  * @property {string} namespace the first part of every key
  * @property {string} service the service's name
  */
@@ -50,8 +50,18 @@ export function check(kind, value) {
   return value;
 }
 
+/** What all keys of a place begin with: its names are checked once. @type {WeakMap<Place, string>} */
+const prefixes = new WeakMap();
+
 /** @param {Place} place @param {string} rest */
-const key = ({ namespace, service }, rest) => `${check('namespace', namespace)}:{${check('service', service)}}:${rest}`;
+function key(place, rest) {
+  let prefix = prefixes.get(place);
+  if (prefix === undefined) {
+    prefix = `${check('namespace', place.namespace)}:{${check('service', place.service)}}:`;
+    prefixes.set(place, prefix);
+  }
+  return prefix + rest;
+}
 
 /** The list of waiting elements. @param {Place} place */
 export const requests = (place) => key(place, 'requests');

@@ -59,6 +59,8 @@ export const LIMITS = { maxBytes: 1_048_576, maxDepth: 64 };
 
 // ---- writing
 
+const fault = (/** @type {string} */ what, deep = false) => ({ path: '', what, deep });
+
 /**
  * Finds what JSON can't hold, or what lies too deep (SABIR-JSON-1). `JSON.stringify` would write `NaN` as null, leave out what
  * is undefined, and write dates and maps as something else: so only plain objects, arrays, well-formed strings, finite numbers,
@@ -69,7 +71,6 @@ export const LIMITS = { maxBytes: 1_048_576, maxDepth: 64 };
  * @returns {{ path: string, what: string, deep: boolean } | undefined} where and what, or undefined: all is well
  */
 export function unwritable(value, levels) {
-  const fault = (/** @type {string} */ what, deep = false) => ({ path: '', what, deep });
   if (value === null || typeof value === 'boolean') return undefined;
   if (typeof value === 'string') return value.isWellFormed() ? undefined : fault('a string with a lone surrogate');
   if (typeof value === 'number') return Number.isFinite(value) ? undefined : fault(String(value));
@@ -86,15 +87,26 @@ export function unwritable(value, levels) {
   if (prototype !== null && Object.getPrototypeOf(prototype) !== null) {
     return fault(`a ${prototype.constructor?.name || 'class instance'}`);
   }
-  for (const [name, member] of Object.entries(value)) {
+  for (const name of Object.keys(value)) {
+    const member = /** @type {Record<string, unknown>} */ (value)[name];
     const found = name.isWellFormed() ? unwritable(member, levels - 1) : fault('a name with a lone surrogate');
     if (found) return { ...found, path: `.${name.toWellFormed()}${found.path}` };
   }
   return undefined;
 }
 
-/** @param {string} text @param {Limits} limits @param {new (message: string) => Error} Refusal */
-function bytesOf(text, { maxBytes }, Refusal) {
+/** The beginning of every body, which stays open. */
+const BODY = JSON.stringify({ body: { jsonrpc: '2.0' } }).slice(1, -2);
+/** Up to this length a text stays one: the `redis` package joins texts, and writes each Buffer by itself. */
+const SHORT = 4_096;
+
+/**
+ * An element as it is sent: a text, or where that is long its bytes, so that they are counted and made at once.
+ *
+ * @param {string} text @param {Limits} limits @param {new (message: string) => Error} Refusal @returns {string | Buffer}
+ */
+function elementOf(text, { maxBytes }, Refusal) {
+  if (text.length <= SHORT && text.length * 3 <= maxBytes) return text; // no character of UTF-16 takes more than 3 bytes
   const bytes = Buffer.from(text);
   if (bytes.length > maxBytes) throw new Refusal(`element: expected at most ${maxBytes} bytes, got ${bytes.length}`);
   return bytes;
@@ -105,7 +117,7 @@ function bytesOf(text, { maxBytes }, Refusal) {
  *
  * @param {Omit<Request, 'deadline'>} request
  * @param {Limits} [limits]
- * @returns {(deadline?: number) => Buffer} writes the element; undefined: one that never expires
+ * @returns {(deadline?: number) => string | Buffer} writes the element; undefined: one that never expires
  * @throws {TypeError} a name, or what JSON can't hold
  * @throws {RangeError} a name outside its grammar
  * @throws {LimitExceeded}
@@ -122,12 +134,13 @@ export function requestWriter({ id, replyTo, idempotent, traceparent, method, pa
   if (traceparent !== undefined && !isTraceparent(traceparent)) {
     throw new RangeError('traceparent: expected 1 to 512 printable ASCII characters');
   }
-  const token = replyTo === undefined ? undefined : check('token', replyTo);
-  // SABIR-ENVELOPE-5: v, id and reply_to come first.
-  const head = JSON.stringify({ v: 1, id: check('id', id), reply_to: token }).slice(0, -1);
-  const body = { jsonrpc: '2.0', id: token && id, method, params };
-  const tail = JSON.stringify({ idempotent: idempotent || undefined, traceparent, body }).slice(1);
-  return (deadline) => bytesOf(`${head},${deadline === undefined ? '' : `"deadline":${deadline},`}${tail}`, limits, LimitExceeded);
+  const isCall = replyTo !== undefined;
+  // SABIR-ENVELOPE-5: v, id and reply_to come first. An id and a token need no escapes.
+  const head = `{"v":1,"id":"${check('id', id)}",${isCall ? `"reply_to":"${check('token', replyTo)}",` : ''}`;
+  const rest = `${idempotent ? '"idempotent":true,' : ''}${traceparent === undefined ? '' : `"traceparent":${JSON.stringify(traceparent)},`}`;
+  const body = `${BODY},${isCall ? `"id":"${id}",` : ''}"method":${JSON.stringify(method)}`;
+  const tail = `${rest}${body}${params === undefined ? '' : `,"params":${JSON.stringify(params)}`}}}`;
+  return (deadline) => elementOf(deadline === undefined ? head + tail : `${head}"deadline":${deadline},${tail}`, limits, LimitExceeded);
 }
 
 /**
@@ -138,8 +151,8 @@ export function requestWriter({ id, replyTo, idempotent, traceparent, method, pa
  */
 export const encodeRequest = (request, limits) => requestWriter(request, limits)(request.deadline);
 
-/** @param {string} id @param {string} worker @param {object} outcome */
-const replyText = (id, worker, outcome) => JSON.stringify({ v: 1, id, worker, body: { jsonrpc: '2.0', id, ...outcome } });
+/** @param {string} id @param {string} worker @param {string} outcome a member, as JSON; the names need no escapes */
+const replyText = (id, worker, outcome) => `{"v":1,"id":"${id}","worker":"${worker}",${BODY},"id":"${id}",${outcome}}}`;
 
 /**
  * Writes a reply with a result.
@@ -151,7 +164,7 @@ const replyText = (id, worker, outcome) => JSON.stringify({ v: 1, id, worker, bo
 export function encodeResult({ id, worker, result }, limits = LIMITS) {
   const fault = unwritable(result, limits.maxDepth - 2);
   if (fault) throw new InvalidResult(`result${fault.path}: ${fault.what}`);
-  return bytesOf(replyText(id, worker, { result }), limits, InvalidResult);
+  return elementOf(replyText(id, worker, `"result":${JSON.stringify(result)}`), limits, InvalidResult);
 }
 
 /**
@@ -164,7 +177,8 @@ export function encodeResult({ id, worker, result }, limits = LIMITS) {
 export function encodeError({ id, worker, code, message, data }, limits = LIMITS) {
   const fault = data === undefined ? undefined : unwritable(data, limits.maxDepth - 3);
   if (fault) throw new InternalError(`an error's data${fault.path}: ${fault.what}`);
-  return bytesOf(replyText(id, worker, { error: { code, message: message.toWellFormed(), data } }), limits, InternalError);
+  const error = JSON.stringify({ code, message: message.toWellFormed(), data });
+  return elementOf(replyText(id, worker, `"error":${error}`), limits, InternalError);
 }
 
 /** How many bytes of an element a dead letter keeps. */
@@ -202,6 +216,7 @@ function show(value) {
 
 /** Tells whether brackets stand more than `max` deep, be it JSON or not (section 8). @param {Buffer} bytes @param {number} max */
 function isTooDeep(bytes, max) {
+  if (bytes.length > SHORT && hasFewBrackets(bytes, max)) return false;
   let level = 0;
   let quoted = false;
   for (let i = 0; i < bytes.length; i++) {
@@ -217,10 +232,32 @@ function isTooDeep(bytes, max) {
   return false;
 }
 
-/** Reads JSON in UTF-8; undefined: it is none (SABIR-JSON-2; a byte order mark stays, and is refused). @param {Buffer} bytes */
-function parse(bytes) {
+/** Tells whether no more than `max` brackets open at all; much quicker than to count levels. @param {Buffer} bytes @param {number} max */
+function hasFewBrackets(bytes, max) {
+  let left = max;
+  for (const bracket of [0x5b, 0x7b]) { // [ {
+    for (let at = bytes.indexOf(bracket); at >= 0; at = bytes.indexOf(bracket, at + 1)) {
+      if (--left < 0) return false;
+    }
+  }
+  return true;
+}
+
+/** Reads UTF-8; undefined: it is none. The text stands for the same bytes (SABIR-TRANSPORT-4). @param {Buffer} bytes */
+const textOf = (bytes) => (isUtf8(bytes) ? bytes.toString() : undefined);
+
+/** The text of a short element, which is quicker to send back than its bytes; or its bytes. @param {Buffer} element */
+export const shortest = (element) => (element.length <= SHORT ? (textOf(element) ?? element) : element);
+
+/**
+ * Reads JSON; undefined: it is none (SABIR-JSON-2; a byte order mark stays, and is refused).
+ *
+ * @param {string | undefined} text
+ * @returns {unknown}
+ */
+function parse(text) {
   try {
-    return isUtf8(bytes) ? /** @type {unknown} */ (JSON.parse(bytes.toString())) : undefined;
+    return text === undefined ? undefined : JSON.parse(text);
   } catch {
     return undefined;
   }
@@ -231,7 +268,7 @@ const HEAD = /^[ \t\r\n]*\{([ \t\r\n]*"(v|id|reply_to)"[ \t\r\n]*:[ \t\r\n]*("[A
 /** Reads the head of an element that is over a limit (SABIR-LIMIT-3). @param {Buffer} element @param {Limits} limits */
 function readHead(element, { maxBytes }) {
   const head = HEAD.exec(element.subarray(0, maxBytes).toString('latin1'))?.[0];
-  const { id, reply_to: replyTo } = /** @type {any} */ (head && parse(Buffer.from(`${head.slice(0, -1)}}`))) ?? {};
+  const { id, reply_to: replyTo } = /** @type {any} */ (head && parse(`${head.slice(0, -1)}}`)) ?? {};
   return is('id', id) && is('token', replyTo) ? { id, replyTo } : {};
 }
 
@@ -243,14 +280,15 @@ const reject = (code, message, to) => ({ kind: 'rejected', code, message, ...to 
  *
  * @param {Buffer} element
  * @param {Limits} [limits]
+ * @param {string | Buffer} [text] its text, if it is known
  * @returns {ReceivedCall | ReceivedNotification | Rejection}
  */
-export function decodeRequest(element, limits = LIMITS) {
+export function decodeRequest(element, limits = LIMITS, text = element) {
   if (element.length > limits.maxBytes || isTooDeep(element, limits.maxDepth)) {
     const message = `expected at most ${limits.maxBytes} bytes and ${limits.maxDepth} levels, got ${element.length} bytes`;
     return reject(LimitExceeded.code, message, readHead(element, limits)); // SABIR-LIMIT-2
   }
-  const envelope = parse(element);
+  const envelope = parse(typeof text === 'string' ? text : textOf(element));
   if (envelope === undefined) return reject(ParseError.code, 'expected JSON in UTF-8'); // SABIR-DEAD-1
   if (!isObject(envelope)) return reject(InvalidRequest.code, `expected an object, got ${show(envelope)}`);
   const { v, id, reply_to: replyTo, deadline, idempotent = false, traceparent, body } = envelope;
@@ -266,7 +304,7 @@ export function decodeRequest(element, limits = LIMITS) {
   if (fault) return reject(InvalidRequest.code, fault, to); // SABIR-BODY-1
   const { method, params } = /** @type {{ method: string, params?: Params }} */ (body);
   const kind = replyTo === undefined ? 'notification' : 'call';
-  return /** @type {ReceivedCall | ReceivedNotification} */ ({ kind, ...to, deadline, idempotent, traceparent, method, params });
+  return /** @type {ReceivedCall | ReceivedNotification} */ ({ kind, id, replyTo, deadline, idempotent, traceparent, method, params });
 }
 
 /** @param {Record<string, unknown>} envelope @returns {string | undefined} */
@@ -304,10 +342,11 @@ function bodyFault({ jsonrpc, id, method, params }, expectedId) {
  * @returns {Reply | undefined} undefined: no id could be read, so it is dropped
  */
 export function decodeReply(element) {
-  const envelope = parse(element);
+  const envelope = parse(textOf(element));
   if (!isObject(envelope) || !is('id', envelope.id)) return undefined;
   const { v, id, worker, body } = envelope;
-  const invalid = (/** @type {string} */ message) => ({ kind: /** @type {const} */ ('invalid'), id, message });
+  /** @param {string} message @returns {Reply} */
+  const invalid = (message) => ({ kind: 'invalid', id, message });
   if (v !== 1) return invalid(`v: expected 1, got ${show(v)}`);
   if (!is('worker', worker)) return invalid(`worker: expected a worker id, got ${show(worker)}`);
   if (!isObject(body)) return invalid(`body: expected an object, got ${show(body)}`);

@@ -6,14 +6,14 @@
  */
 
 import {
-  acknowledge, askAttempts, bury, giveBack, goodbye, heartbeat, HEARTBEAT_MS, inFull, LEASE_MS, readHand, reply, take, TAKE_MS, takeMore,
+  askAttempts, giveBack, goodbye, heartbeat, HEARTBEAT_MS, inFull, LEASE_MS, readHand, settle, take, TAKE_MS, takeMore,
 } from './commands.js';
-import { backoff, Clock, Context, Link, LONGEST_TIMER_MS, noop, pause, running, uniqueName, withSource } from './connection.js';
+import { backoff, Clock, Context, Link, LONGEST_TIMER_MS, noop, pause, running, settled, turn, uniqueName, withSource } from './connection.js';
 import {
   ApplicationError, classFor, DeadlineExceeded, InternalError, InvalidParams, isReserved, MethodNotFound, SabirError, WorkerLost,
 } from './errors.js';
 import { check } from './keys.js';
-import { decodeRequest, encodeDeadLetter, encodeError, encodeResult, LIMITS, unwritable } from './messages.js';
+import { decodeRequest, encodeDeadLetter, encodeError, encodeResult, LIMITS, shortest, unwritable } from './messages.js';
 
 /** @typedef {import('./messages.js').Params} Params */
 /** @typedef {import('./messages.js').Failure} Failure */
@@ -34,7 +34,15 @@ import { decodeRequest, encodeDeadLetter, encodeError, encodeResult, LIMITS, unw
 
 /**
  * What becomes of an element: a reply, a dead letter, or nothing more.
- * @typedef {{ token: string, reply: Buffer } | { letter: Buffer } | {}} Answer
+ * @typedef {{ token?: string, reply?: string | Buffer, letter?: Buffer }} Answer
+ */
+
+/**
+ * An element of the hand that is run, or answered.
+ * @typedef {object} Work
+ * @property {Buffer} element
+ * @property {string | Buffer} bytes the element, as it is quickest to send
+ * @property {Answer} answer when it has been run
  */
 
 /** @typedef {(...params: any[]) => unknown} Handler May return a promise. */
@@ -52,6 +60,10 @@ const GAP_MS = 4_000;
 const MORE_MS = 50;
 /** A heartbeat that comes later than this is warned of, in ms. */
 const LATE_MS = 4_000;
+/** The most that is sent in front of a take, in bytes: the stream writes more than 16 KiB in several parts. */
+const ALONG_BYTES = 12_000;
+/** The most that one transaction answers, in bytes, unless it is one element alone. */
+const APART_BYTES = 65_536;
 /** How long a handler that has run too long may take to heed its signal before it counts as one that hangs, in ms. */
 const HEED_MS = 100;
 
@@ -129,8 +141,12 @@ export class Server {
   #links;
   /** @type {Map<string, { signature: Signature, handler: Handler }>} a Map: a name from the wire finds nothing else (SABIR-BODY-3) */
   #methods = new Map();
-  /** @type {Map<Promise<void>, Buffer>} what the hand holds and is being run or answered */
-  #started = new Map();
+  /** @type {Set<Work>} what the hand holds and is being run or answered */
+  #started = new Set();
+  /** @type {Work[]} what of it has been run, and is to be answered */
+  #ended = [];
+  /** Whether the next take is about to be sent: it takes along what has ended. */
+  #takesAlong = false;
   /** @type {Set<Promise<void>>} handlers that have run longer than the limit, and hold their place */
   #overdue = new Set();
   /** How often the lease was lost. */
@@ -267,23 +283,47 @@ export class Server {
    * @param {Clock} [clock]
    * @param {ReturnType<typeof decodeRequest>} [request] what the element says
    * @param {number} [attempts] how often it was delivered before
-   * @returns {Promise<Answer>}
+   * @returns {Answer | Promise<Answer>} a promise only where the handler returned one
    */
-  async _handle(element, clock = this.#clock, request = decodeRequest(element, this.#limits), attempts = 0) {
+  _handle(element, clock = this.#clock, request = decodeRequest(element, this.#limits), attempts = 0) {
+    if (request.kind === 'rejected') return this.#refuse(element, clock, request, request);
     const { id, replyTo } = request;
-    let failure = /** @type {Failure & { cause?: unknown }} */ (request);
-    if (request.kind !== 'rejected') {
+    /** @param {unknown} result @returns {Answer} */
+    const answer = (result) => {
+      if (replyTo === undefined) return {}; // nobody waits for the result
       try {
-        const result = await this.#run(request, clock, attempts);
-        if (replyTo === undefined) return {}; // nobody waits for the result
-        return { token: replyTo, reply: encodeResult({ id: request.id, worker: this.worker, result }, this.#limits) };
+        return { token: replyTo, reply: encodeResult({ id, worker: this.worker, result }, this.#limits) };
       } catch (error) {
-        failure = error instanceof SabirError ? error : new InternalError(describe(error)[1], { cause: error });
-        if (attempts && error instanceof SabirError && error.outcome === 'never started') { // SABIR-ATTEMPT-1: here; there it may have run
-          failure = new WorkerLost(`delivered before, to a worker that was lost; this time: ${error.message}`);
-        }
+        return refuse(error);
       }
+    };
+    /** @param {unknown} error @returns {Answer} */
+    const refuse = (error) => {
+      /** @type {Failure & { cause?: unknown }} */
+      let failure = error instanceof SabirError ? error : new InternalError(describe(error)[1], { cause: error });
+      if (attempts && error instanceof SabirError && error.outcome === 'never started') { // SABIR-ATTEMPT-1: here; there it may have run
+        failure = new WorkerLost(`delivered before, to a worker that was lost; this time: ${error.message}`);
+      }
+      return this.#refuse(element, clock, request, failure);
+    };
+    try {
+      const result = this.#run(request, clock, attempts);
+      return result instanceof Promise ? result.then(answer, refuse) : answer(result);
+    } catch (error) {
+      return refuse(error);
     }
+  }
+
+  /**
+   * Answers with an error, or keeps as a dead letter.
+   *
+   * @param {Buffer} element
+   * @param {Clock} clock
+   * @param {{ id?: string, replyTo?: string }} request
+   * @param {Failure & { cause?: unknown }} failure
+   * @returns {Answer}
+   */
+  #refuse(element, clock, { id, replyTo }, failure) {
     const { code, message, data, cause } = failure;
     const isAnswered = id !== undefined && replyTo !== undefined;
     if (!isAnswered || !(failure instanceof ApplicationError)) {
@@ -301,8 +341,9 @@ export class Server {
    * @param {import('./messages.js').ReceivedCall | import('./messages.js').ReceivedNotification} request
    * @param {Clock} clock
    * @param {number} attempts
+   * @returns {unknown} the handler's result; a promise only where it returned one
    */
-  async #run(request, clock, attempts) {
+  #run(request, clock, attempts) {
     if (request.deadline !== undefined && request.deadline <= clock.now()) {
       throw new DeadlineExceeded('the deadline had come'); // SABIR-TIME-4
     }
@@ -311,19 +352,28 @@ export class Server {
     const params = method.signature.bind(request.params ?? []);
     try {
       const context = new Context(request, this.#place.service, this.worker, clock, attempts + 1);
-      const start = () => running.run(context, () => method.handler(...params));
-      return await (this.#handlerTimeoutMs === Infinity ? start() : this.#limited(start, context));
+      const start = () => running.run(context, method.handler, ...params);
+      const result = this.#handlerTimeoutMs === Infinity ? start() : this.#limited(start, context);
+      if (!isThenable(result)) return result;
+      return Promise.resolve(result).catch((thrown) => {
+        throw this.#errorOf(thrown);
+      });
     } catch (thrown) {
-      if (thrown instanceof ApplicationError) {
-        const { code, message, data } = thrown;
-        const fault = data === undefined ? undefined : unwritable(data, this.#limits.maxDepth - 3)?.what;
-        if (Number.isSafeInteger(code) && !isReserved(code) && !fault) throw new ApplicationError(String(message), { code, data });
-        throw new InternalError(`an application error that cannot be sent: ${fault ?? `code ${code}`}`, { cause: thrown }); // SABIR-ERROR-3
-      }
-      const [kind, text, trace] = describe(thrown);
-      const data = this.#traces ? { trace: trace.split('\n') } : undefined; // SABIR-WORKER-7
-      throw new InternalError(`${kind}: ${text}`.slice(0, 1000), { data, cause: thrown }); // SABIR-ERROR-1
+      throw this.#errorOf(thrown);
     }
+  }
+
+  /** What is said of something that a handler has thrown. @param {unknown} thrown @returns {SabirError} */
+  #errorOf(thrown) {
+    if (thrown instanceof ApplicationError) {
+      const { code, message, data } = thrown;
+      const fault = data === undefined ? undefined : unwritable(data, this.#limits.maxDepth - 3)?.what;
+      if (Number.isSafeInteger(code) && !isReserved(code) && !fault) return new ApplicationError(String(message), { code, data });
+      return new InternalError(`an application error that cannot be sent: ${fault ?? `code ${code}`}`, { cause: thrown }); // SABIR-ERROR-3
+    }
+    const [kind, text, trace] = describe(thrown);
+    const data = this.#traces ? { trace: trace.split('\n') } : undefined; // SABIR-WORKER-7
+    return new InternalError(`${kind}: ${text}`.slice(0, 1000), { data, cause: thrown }); // SABIR-ERROR-1
   }
 
   /**
@@ -372,45 +422,69 @@ export class Server {
     }
   }
 
-  /** Takes elements until told to stop (SABIR-STOP-1). */
+  /**
+   * Takes elements until told to stop (SABIR-STOP-1). While handlers run, nothing blocks: what has ended by the time of the next take
+   * is answered in the same write, in front of it. So a call that ends at once costs one write.
+   */
   async #take() {
     const { take: link } = this.#links;
     const { signal } = this.#stopping;
     let delay = backoff();
-    let isNew = false; // whether the hand is to be read first
-    let more = 1; // how many to ask for behind the first: more where there were more, so that a full queue costs few round trips
+    let known = 0; // the connection whose hand was read
+    let more = 0; // how many to ask for behind the first: more where there were more, so that a full queue costs few round trips
     while (!signal.aborted) {
-      const room = this.#concurrency - this.#started.size - this.#overdue.size; // SABIR-WORKER-3
+      const room = this.#room();
       if (room <= 0) {
+        this.#takeNothingAlong();
         await new Promise((resolve) => (this.#freed = () => resolve(undefined)));
         continue;
       }
       try {
-        isNew = (await link.open()) || isNew;
+        if (!link.isOpen) {
+          this.#takeNothingAlong();
+          await link.open();
+        }
         const taken = this.#now();
-        if (isNew) {
+        if (known !== link.made) {
+          const { made } = link;
           const unseen = await this.#unseen(link); // SABIR-LOST-3
-          isNew = false;
+          known = made;
           if (!signal.aborted) for (const element of unseen) this.#begin(element, taken);
           continue;
         }
         const extra = Math.min(more, room - 1);
-        const commands = take(this.#place, this.worker, this.#leaseEnds(), TAKE_MS);
-        for (let i = 0; i < extra; i++) commands.push(...takeMore(this.#place, this.worker));
-        const answers = await link.send(commands, TAKE_MS);
+        const [lease, ...moves] = take(this.#place, this.worker, this.#leaseEnds(), TAKE_MS);
+        for (let i = 0; i < extra; i++) moves.push(...takeMore(this.#place, this.worker));
+        this.#answerAlong(link);
+        let waited = false; // whether the queue was empty when the take came
+        const leased = link.send([lease]).then(([answer]) => {
+          process.nextTick(() => (waited = true));
+          return answer;
+        });
+        const moving = link.send(moves, TAKE_MS);
+        const answers = (await Promise.all([leased, moving])).flat();
         const elements = answers.filter((answer) => answer instanceof Buffer);
         if (signal.aborted) break; // #leave gives it back
+        this.#takesAlong = true;
         for (const element of elements) this.#begin(element, taken);
-        more = elements.length > extra ? more * 2 : Math.max(1, elements.length - 1);
+        more = elements.length > extra && !waited ? Math.max(1, more * 2) : Math.max(0, elements.length - 1);
         const refused = answers.find((answer) => answer instanceof Error);
         if (refused) throw refused;
         this.#works('take');
         delay = backoff();
+        await settled(); // what ends at once, has ended
       } catch (error) {
+        this.#takeNothingAlong();
         if (!signal.aborted) this.#fails('take', error);
         await pause(delay(), signal); // SABIR-WORKER-6
       }
     }
+    this.#takeNothingAlong();
+  }
+
+  /** How many handlers can be started (SABIR-WORKER-3). */
+  #room() {
+    return this.#concurrency - (this.#started.size - this.#ended.length) - this.#overdue.size;
   }
 
   /**
@@ -420,7 +494,7 @@ export class Server {
    * @returns {Promise<Buffer[]>}
    */
   async #unseen(link) {
-    const seen = [...this.#started.values()]; // before the hand is read: what is finished meanwhile is still in the answer
+    const seen = Array.from(this.#started, ({ element }) => element); // before the hand is read: what is finished meanwhile is still in the answer
     const [hand] = await ask(link, readHand(this.#place, this.worker));
     return hand.filter((/** @type {Buffer} */ element) => {
       const index = seen.findIndex((started) => started.equals(element));
@@ -431,30 +505,69 @@ export class Server {
 
   /** Runs and answers an element of the hand. @param {Buffer} element @param {Taken} taken */
   #begin(element, taken) {
-    const work = this.#settle(element, taken)
-      .catch((error) => this.#warn(`an element stays in the hand: ${describe(error)[1]}`)) // one too large for a dead letter
-      .finally(() => {
-        this.#started.delete(work);
-        this.#freed();
-      });
-    this.#started.set(work, element);
+    const bytes = shortest(element);
+    /** @type {Work} */
+    const work = { element, bytes, answer: {} };
+    this.#started.add(work);
+    try {
+      const request = decodeRequest(element, this.#limits, bytes);
+      const isAsked = request.kind !== 'rejected' && request.idempotent;
+      const answer = isAsked || !this.#isHeld(taken) ? this.#prepare(element, request, taken) : this._handle(element, this.#clock, request);
+      if (answer instanceof Promise) answer.then((given) => this.#end(work, given)).catch((error) => this.#abandon(work, error));
+      else this.#end(work, answer);
+    } catch (error) {
+      this.#abandon(work, error);
+    }
   }
 
-  /** @param {Buffer} element @param {Taken} taken */
-  async #settle(element, taken) {
-    const request = decodeRequest(element, this.#limits);
+  /** Whether what was taken is still in the hand, as far as the clock and the heartbeats tell (SABIR-LEASE-3). @param {Taken} taken */
+  #isHeld({ at, epoch }) {
+    return performance.now() - at <= LEASE_MS && epoch === this.#epoch;
+  }
+
+  /**
+   * Runs what may have been delivered before, or recovered by another worker.
+   *
+   * @param {Buffer} element
+   * @param {ReturnType<typeof decodeRequest>} request
+   * @param {Taken} taken
+   * @returns {Promise<Answer | undefined>} undefined: it is not in the hand any more
+   */
+  async #prepare(element, request, taken) {
     const attempts = request.kind !== 'rejected' && request.idempotent ? await this.#attempts(request.id) : 0;
-    while (performance.now() - taken.at > LEASE_MS || taken.epoch !== this.#epoch) { // SABIR-LEASE-3
+    while (!this.#isHeld(taken)) {
       taken = this.#now();
       const [hand] = await this.#patiently('read the hand', () => ask(this.#links.reply, readHand(this.#place, this.worker)));
-      if (!holds(hand, element)) return this.#warn(`${request.id ?? 'an element without an id'}: another worker recovered it before it was started`);
+      if (holds(hand, element)) continue;
+      this.#warn(`${request.id ?? 'an element without an id'}: another worker recovered it before it was started`);
+      return undefined;
     }
-    await this.#finish(element, await this._handle(element, this.#clock, request, attempts));
+    return this._handle(element, this.#clock, request, attempts);
   }
 
   /** @returns {Taken} */
   #now() {
     return { at: performance.now(), epoch: this.#epoch };
+  }
+
+  /** Notes what becomes of an element; it is answered with the next take, or soon over the other connection. @param {Work} work @param {Answer | undefined} answer */
+  #end(work, answer) {
+    if (answer === undefined) return this.#release(work);
+    work.answer = answer;
+    if (this.#ended.push(work) === 1 && !this.#takesAlong) process.nextTick(() => this.#answerApart());
+    this.#freed();
+  }
+
+  /** Leaves an element in the hand: one too large for a dead letter. @param {Work} work @param {unknown} error */
+  #abandon(work, error) {
+    this.#warn(`an element stays in the hand: ${describe(error)[1]}`);
+    this.#release(work);
+  }
+
+  /** @param {Work} work */
+  #release(work) {
+    this.#started.delete(work);
+    this.#freed();
   }
 
   /** Asks how often a request was delivered before (SABIR-ATTEMPT-1). @param {string} id @returns {Promise<number>} */
@@ -469,37 +582,74 @@ export class Server {
     return Number(attempts) || 0;
   }
 
+  /** Answers what has ended, in front of a take that is sent in the same turn, unless it is so much that the two might not leave together (SABIR-LEASE-2). @param {Link} link */
+  #answerAlong(link) {
+    this.#takesAlong = false;
+    if (!this.#ended.length) return;
+    const size = this.#ended.reduce((sum, work) => sum + sizeOf(work), 0);
+    if (size > ALONG_BYTES) return this.#answerApart();
+    void this.#answer(this.#ended, link);
+    this.#ended = [];
+  }
+
+  /** Lets nothing wait for the next take. */
+  #takeNothingAlong() {
+    this.#takesAlong = false;
+    this.#answerApart();
+  }
+
+  /** Answers what has ended over the connection on which nothing blocks. */
+  #answerApart() {
+    if (this.#takesAlong) return;
+    for (let ended = this.#ended.splice(0); ended.length;) {
+      let count = 1;
+      for (let size = sizeOf(ended[0]); count < ended.length && (size += sizeOf(ended[count])) <= APART_BYTES;) count++;
+      void this.#answer(ended.splice(0, count), this.#links.reply);
+    }
+  }
+
   /**
-   * Sends the answer and removes the element from the hand, in one transaction, however long that takes.
+   * Sends answers and removes their elements from the hand, in one transaction. Where it is unsure whether that was executed, each
+   * goes on by itself.
    *
-   * @param {Buffer} element
-   * @param {Answer} answer
+   * @param {Work[]} ended
+   * @param {Link} link
    */
-  async #finish(element, answer) {
-    const [place, worker] = [this.#place, this.worker];
-    const commands = 'reply' in answer ? reply(place, worker, answer.token, answer.reply, element)
-      : 'letter' in answer ? bury(place, worker, answer.letter, element)
-      : acknowledge(place, worker, element); // SABIR-DEAD-4
-    const { reply: link } = this.#links;
-    let isAgain = false;
-    for (const delay = backoff(); ; await pause(delay())) {
+  async #answer(ended, link) {
+    try {
+      await this.#settle(ended, link);
+    } catch (error) {
+      this.#fails('reply', error);
+      for (const work of ended) void this.#answerAgain(work, link);
+    }
+  }
+
+  /** Sends an answer again, if the hand still holds the element, however long that takes (SABIR-LOST-4). @param {Work} work @param {Link} link */
+  async #answerAgain(work, link) {
+    const { reply } = this.#links;
+    for (const delay = backoff(); ;) {
+      await pause(delay());
       try {
-        if (isAgain) { // SABIR-LOST-4: the link has ended the old connection
-          const [hand] = await ask(link, readHand(place, worker));
-          if (!holds(hand, element)) return;
-        }
-        await link.open();
-        isAgain = true;
-        const done = (await link.send(commands)).at(-1);
-        if (done instanceof Error) throw done;
-        this.#works('reply');
-        const refused = Array.isArray(done) && done.find((answer) => answer instanceof Error);
-        if (refused) this.#warn(`Redis refused a part of an acknowledgement: ${refused.message}`);
-        return;
+        if (!link.isOpen) await link.open(); // then the old connection has ended
+        link = reply;
+        const [hand] = await ask(reply, readHand(this.#place, this.worker));
+        return holds(hand, work.element) ? await this.#settle([work], reply) : this.#release(work);
       } catch (error) {
         this.#fails('reply', error);
       }
     }
+  }
+
+  /** @param {Work[]} ended @param {Link} link */
+  async #settle(ended, link) {
+    if (!link.isOpen) await link.open();
+    const commands = settle(this.#place, this.worker, ended.map(({ bytes, answer }) => ({ element: bytes, ...answer })));
+    const done = (await link.send(commands)).at(-1);
+    if (done instanceof Error) throw done; // an EXEC that is refused ends the transaction: a take behind it is none of it
+    this.#works('reply');
+    const refused = Array.isArray(done) && done.find((answer) => answer instanceof Error);
+    if (refused) this.#warn(`Redis refused a part of an acknowledgement: ${refused.message}`);
+    for (const work of ended) this.#release(work);
   }
 
   /** Says that the worker lives, every 3 s until it has nothing left (SABIR-LEASE-1), and recovers. @param {() => void} begun */
@@ -564,7 +714,7 @@ export class Server {
         for (const _ of await this.#unseen(link)) await ask(link, giveBack(this.#place, this.worker)); // SABIR-STOP-3
       });
     }
-    while (this.#started.size) await Promise.all(this.#started.keys()); // SABIR-STOP-2
+    while (this.#started.size) await new Promise((resolve) => (this.#freed = () => resolve(undefined))); // SABIR-STOP-2
     this.#ending.abort();
     if (!this.#taking) beat.close(); // it never served: there is nothing to wait for
     await this.#beating;
@@ -636,6 +786,12 @@ async function execute(link, [script]) {
   if (answer instanceof Error) throw answer;
   return answer;
 }
+
+/** @param {unknown} value @returns {value is PromiseLike<unknown>} */
+const isThenable = (value) => value !== null && (typeof value === 'object' || typeof value === 'function') && 'then' in value && typeof value.then === 'function';
+
+/** About how many bytes it takes to answer an element. @param {Work} work */
+const sizeOf = ({ element, answer: { reply, letter } }) => 400 + element.length + (reply ?? letter ?? '').length;
 
 /** @param {Buffer[]} hand @param {Buffer} element */
 const holds = (hand, element) => hand.some((held) => held.equals(element));

@@ -1,6 +1,6 @@
 /** For an application's own tests: the same calls, checks and errors in one process, without a Redis. */
 
-import { Client } from './client.js';
+import { Client, settle } from './client.js';
 import { Clock } from './connection.js';
 import { ServiceUnavailable } from './errors.js';
 
@@ -20,22 +20,28 @@ export class TestClient extends Client {
     this.#servers = new Map(Object.entries(servers));
   }
 
-  /** @override @protected @param {import('./keys.js').Place} place @param {import('./client.js').Batch} batch */
-  async _push(place, batch) {
-    batch.sent = true;
-    const server = this.#servers.get(place.service);
-    if (!server) batch.end(() => (batch.inbox.token ? new ServiceUnavailable(`no worker serves ${place.service}`) : undefined));
-    if (!server) return true;
-    await Promise.all(batch.write().map(async (element) => {
-      const answer = await server._handle(element, this.#clock);
-      if ('reply' in answer) this._deliver(batch.inbox, answer.reply);
-      if ('letter' in answer) this.dead.push(JSON.parse(String(answer.letter)));
+  /**
+   * @override @protected
+   * @param {import('./client.js').Inbox} inbox
+   * @param {import('./client.js').Pending[]} requests
+   * @param {(request: import('./client.js').Pending) => number | undefined} deadline
+   */
+  async _push(inbox, requests, deadline) {
+    const { service } = inbox.place;
+    const server = this.#servers.get(service);
+    await Promise.all(requests.map(async (request) => {
+      request.sent = true;
+      const nobody = () => (inbox.token ? new ServiceUnavailable(`no worker serves ${service}`) : undefined);
+      if (!server) return settle(inbox, request.id, nobody);
+      const answer = await server._handle(Buffer.from(request.write(deadline(request))), this.#clock);
+      if (answer.reply !== undefined) this._deliver(inbox, Buffer.from(answer.reply));
+      if (answer.letter !== undefined) this.dead.push(JSON.parse(String(answer.letter)));
     }));
     return true;
   }
 
-  /** @override @protected @param {import('./keys.js').Place} _ @param {import('./client.js').Inbox} inbox */
-  async _read(_, inbox) {
+  /** @override @protected @param {import('./client.js').Inbox} inbox */
+  async _read(inbox) {
     inbox.isRead = true; // _push delivers
   }
 

@@ -45,7 +45,9 @@ describe('at the worst moment', { concurrency: true }, () => {
       await until(() => broken.seen.filter((text) => text.includes('LRANGE') && text.includes('active')).length > 1); // it looks into its hand
       assert.equal((await my.ask(element('add', [1, 3], { replyTo: 'cli.2' }), 'cli.2')).body.result, 4);
       assert.deepEqual([await my.redis.do('LLEN', my.key('reply:cli.1')), await my.hand(server)], [1, []]);
-      assert.match(my.logged.join('\n'), /^[^\n]*cannot reply, trying on: the connection to Redis was lost\n[^\n]*can reply again$/);
+      await until(() => /can reply again/.test(my.logged.join()));
+      const said = my.logged.map((line) => line.replace(/.*: (can(not)? (reply|take))/, '$1')).sort(); // the reply went out in front of a take
+      assert.deepEqual(said, ['can reply again', 'can take again', 'cannot reply, trying on: the connection to Redis was lost', 'cannot take, trying on: the connection to Redis was lost']);
     });
   }
 
@@ -227,4 +229,119 @@ test('SABIR-LEASE-1 handlers that hold the event loop for some seconds cost no c
   });
   assert.equal((await my.ask(element('hold'), 'cli.1')).body.result, 'held');
   assert.deepEqual(my.logged, []);
+});
+
+const takesAlong = (text) => answers(text) && text.includes('BLMOVE');
+
+test('SABIR-REPLY-3 SABIR-LEASE-2 calls one after another: two writes each, of eleven commands', async (t) => {
+  const my = await setUp(t, url);
+  const [near, far] = [await proxy(t, url), await proxy(t, url)];
+  await my.serving({ url: far.url });
+  const client = my.client({ url: near.url });
+  assert.equal(await client.call('calc', 'add', [0, 0]), 0);
+  await until(() => far.seen.some(takesAlong));
+  const [before, begun] = [near.seen.length, far.seen.length];
+  for (let i = 0; i < 20; i++) assert.equal(await client.call('calc', 'add', [i, i]), 2 * i);
+  const names = (text) => [...text.matchAll(/(?<=^|\r\n)\*\d+\r\n\$\d+\r\n(\w+)/g)].map(([, name]) => name);
+  const ofClient = near.seen.slice(before).map(names);
+  assert.deepEqual(ofClient.slice(0, 20), Array.from({ length: 20 }, () => ['RPUSH', 'EXISTS', 'LTRIM', 'BLMOVE']));
+  assert.ok(ofClient.length <= 21, 'and what the last one read is removed');
+  await until(() => far.seen.length >= begun + 20);
+  const ofWorker = far.seen.slice(begun).map(names).filter(([name]) => name !== 'EVALSHA');
+  const isMore = (name) => name === 'LMOVE'; // where this process was so busy that an element seemed to have waited
+  assert.ok(ofWorker.flat().filter(isMore).length < 10);
+  assert.deepEqual(ofWorker.map((commands) => commands.filter((name) => !isMore(name))), Array.from({ length: 20 }, () => ['MULTI', 'RPUSH', 'PEXPIRE', 'LREM', 'EXEC', 'ZADD', 'BLMOVE']));
+});
+
+describe('a reply that leaves in front of the next take', { concurrency: true }, () => {
+  test('SABIR-REPLY-3 calls of one turn leave in one RPUSH, and so do their replies', async (t) => {
+    const my = await setUp(t, url);
+    const [near, far] = [await proxy(t, url), await proxy(t, url)];
+    await my.serving({ url: far.url });
+    const client = my.client({ url: near.url });
+    await client.call('calc', 'add', [0, 0]);
+    const [before, begun] = [near.seen.length, far.seen.length];
+    assert.deepEqual(await Promise.all([1, 2, 3, 4, 5, 6].map((n) => client.call('calc', 'add', [n, n]))), [2, 4, 6, 8, 10, 12]);
+    assert.equal(near.seen.slice(before).join('').match(/RPUSH/g).length, 1);
+    assert.ok(far.seen.slice(begun).join('').match(/RPUSH/g).length < 6);
+  });
+
+  test('a handler that takes its time holds up nobody behind it', async (t) => {
+    const my = await setUp(t, url);
+    const server = await my.serving();
+    let finish;
+    server.register('slow', [], () => new Promise((resolve) => (finish = resolve)));
+    const client = my.client();
+    for (let i = 0; i < 3; i++) {
+      const slow = client.call('calc', 'slow');
+      await until(() => finish);
+      const begin = performance.now();
+      for (let n = 0; n < 20; n++) assert.equal(await client.call('calc', 'add', [n, 1]), n + 1);
+      assert.ok(performance.now() - begin < 1_000, `${performance.now() - begin} ms`);
+      finish(i);
+      assert.equal(await slow, i, 'while the next take blocks');
+      finish = undefined;
+    }
+    assert.deepEqual([await my.hand(server), my.logged], [[], []]);
+  });
+
+  test('SABIR-WORKER-3 one handler at a time: what ends is answered at once, and the next is taken', async (t) => {
+    const my = await setUp(t, url);
+    const server = await my.serving({ concurrency: 1 });
+    let running = 0;
+    server.register('busy', [], async () => {
+      running++;
+      await sleep(2);
+      return running--;
+    });
+    const client = my.client();
+    assert.deepEqual(await Promise.all(Array.from({ length: 20 }, () => client.call('calc', 'busy'))), Array.from({ length: 20 }, () => 1));
+    assert.deepEqual([await my.hand(server), my.logged], [[], []]);
+  });
+
+  for (const then of ['cut', 'cut before']) {
+    test(`SABIR-LOST-3 SABIR-LOST-4 ${then} behind such a write: one reply each, and nothing is run twice`, async (t) => {
+      const my = await setUp(t, url);
+      const broken = await proxy(t, url);
+      const server = my.server({ url: broken.url });
+      const ran = [];
+      server.register('count', ['n'], (n) => ran.push(n));
+      await server.start();
+      const ids = Array.from({ length: 12 }, (_, i) => i.toString(16).repeat(32));
+      for (const [n, id] of ids.entries()) {
+        if (n % 3 === 1) broken.rules.push({ when: takesAlong, then });
+        // the next one waits already when the reply to the one before is sent: the take in that write moves it
+        await my.redis.do('RPUSH', my.key('requests'), element('count', [n], { id, replyTo: `cli.${n}` }));
+        if (n % 3 === 2) await until(() => !broken.rules.length);
+      }
+      await until(async () => (await my.redis.do('KEYS', my.key('reply:*'))).length === ids.length && !(await my.hand(server)).length);
+      for (const n of ids.keys()) assert.equal(await my.redis.do('LLEN', my.key(`reply:cli.${n}`)), 1, `cli.${n}`);
+      assert.deepEqual([ran.toSorted((a, b) => a - b), await my.requests()], [[...ids.keys()], []]);
+    });
+  }
+
+  test('SABIR-WORKER-6 a transaction that is refused in front of a take: it is sent again, and what was taken is run', async (t) => {
+    const my = await setUp(t, url);
+    await my.redis.do('ACL', 'SETUSER', my.namespace, 'on', '>secret', '~*', '+@all', '-pexpire');
+    t.after(async () => { const redis = await raw(url); await redis.do('ACL', 'DELUSER', my.namespace); redis.destroy(); });
+    const server = await my.serving({ url: url.replace('//', `//${my.namespace}:secret@`) });
+    for (const n of [1, 2]) await my.redis.do('RPUSH', my.key('requests'), element('add', [n, n], { id: String(n).repeat(32), replyTo: `cli.${n}` }));
+    await until(async () => /cannot reply, trying on: EXECABORT/.test(my.logged.join('\n')) && (await my.hand(server)).length === 2);
+    await my.redis.do('ACL', 'SETUSER', my.namespace, '+pexpire');
+    for (const n of [1, 2]) assert.equal(JSON.parse((await my.redis.do('BLPOP', my.key(`reply:cli.${n}`), 15))[1]).body.result, 2 * n);
+    await until(async () => !(await my.hand(server)).length);
+    assert.equal(await my.client().call('calc', 'add', [1, 2]), 3);
+  });
+
+  test('SABIR-WORKER-6 an EXEC that is refused by itself leaves no take in a transaction', async (t) => {
+    const my = await setUp(t, url);
+    await my.redis.do('ACL', 'SETUSER', my.namespace, 'on', '>secret', '~*', '+@all', '-exec');
+    t.after(async () => { const redis = await raw(url); await redis.do('ACL', 'DELUSER', my.namespace); redis.destroy(); });
+    await my.serving({ url: url.replace('//', `//${my.namespace}:secret@`) });
+    await my.redis.do('RPUSH', my.key('requests'), element('add', [1, 2]));
+    await until(() => /cannot reply, trying on: EXECABORT/.test(my.logged.join('\n')));
+    await my.redis.do('ACL', 'SETUSER', my.namespace, '+exec');
+    assert.equal(JSON.parse((await my.redis.do('BLPOP', my.key('reply:cli.1'), 15))[1]).body.result, 3);
+    assert.equal(await my.client().call('calc', 'add', [1, 2]), 3);
+  });
 });

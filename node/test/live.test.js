@@ -53,7 +53,8 @@ describe('calling', () => {
     const outcomes = await my.client().many('calc', [['add', [1, 2]], ['nothing'], ['add', [1]], ['echo', { value: 'x' }]]);
     const stats = await my.redis.do('INFO', 'commandstats');
     assert.deepEqual(outcomes.map((outcome) => outcome?.name ?? outcome), [3, 'MethodNotFound', 'InvalidParams', 'x']);
-    assert.match(stats, /cmdstat_rpush:calls=5,/, 'one of requests, four of replies');
+    const pushes = Number(/cmdstat_rpush:calls=(\d+),/.exec(stats)[1]);
+    assert.ok(pushes >= 2 && pushes <= 5, `one of requests, at most four of replies: ${pushes}`);
     assert.deepEqual(await my.client().many('calc', []), []);
   });
 
@@ -343,20 +344,20 @@ describe('a worker', () => {
     const by = (connection) => seen.filter(([from]) => from === connection).map(([, command]) => short(command));
     const of = (name, key = '') => seen.find(([, command]) => command[0] === name && command[1].includes(key))[0];
     const token = my.key('reply:TOKEN');
-    const [beat, take, answer, push, look] = [of('EVALSHA'), of('BLMOVE', ':requests'), of('PEXPIRE'), of('RPUSH', ':requests'), of('BLMOVE', ':reply:')];
-    assert.equal(new Set([beat, take, answer, push, look]).size, 5, 'connections of their own');
+    const [beat, take, goodbye, push, look] = [of('EVALSHA'), of('BLMOVE', ':requests'), seen.findLast(([, [name]]) => name === 'EVALSHA')[0], of('RPUSH', ':requests'), of('BLMOVE', ':reply:')];
+    assert.equal(new Set([beat, take, goodbye, push, look]).size, 5, 'connections of their own');
     const beating = ['SCRIPT', '4', requests, leases, alive, my.key('dead'), server.worker, '0'];
     assert.deepEqual(by(beat).map(([name]) => name).slice(0, 2), ['EVALSHA', 'EVAL'], 'SABIR-SCRIPT-1');
     assert.deepEqual(by(beat)[0], ['EVALSHA', ...beating], 'SABIR-RECOVER-7 it does not recover yet');
     assert.deepEqual(by(beat)[1].slice(-7), beating.slice(-7));
-    const taking = [['ZADD', leases, 'TIME', server.worker], ['BLMOVE', requests, hand, 'LEFT', 'RIGHT', '2'], ['LMOVE', requests, hand, 'LEFT', 'RIGHT']];
-    assert.deepEqual(by(take).filter(([name]) => name !== 'LRANGE').slice(0, 3), taking);
+    const taking = [['ZADD', leases, 'TIME', server.worker], ['BLMOVE', requests, hand, 'LEFT', 'RIGHT', '2']];
     const replying = [['MULTI'], ['RPUSH', token, 'JSON'], ['PEXPIRE', token, '60000'], ['LREM', hand, '1', 'JSON'], ['EXEC']];
-    assert.deepEqual(by(answer).slice(0, 10), [...replying, ...replying]);
-    assert.deepEqual(by(answer).find(([name]) => name === 'EVALSHA'), ['EVALSHA', 'SCRIPT', '3', leases, alive, hand, server.worker], 'SABIR-STOP-5');
-    assert.deepEqual(by(push), [['RPUSH', requests, 'JSON'], ['EXISTS', alive], ['RPUSH', requests, 'JSON'], ['EXISTS', alive]], 'SABIR-ALIVE-1');
+    assert.deepEqual(by(take).filter(([name]) => !['LRANGE', 'LMOVE'].includes(name)), [...taking, ...replying, ...taking, ...replying, ...taking]);
+    assert.deepEqual(by(goodbye).find(([name]) => name === 'EVALSHA'), ['EVALSHA', 'SCRIPT', '3', leases, alive, hand, server.worker], 'SABIR-STOP-5');
+    const pushing = [['RPUSH', requests, 'JSON'], ['EXISTS', alive]];
+    assert.deepEqual(by(push), pushing, 'SABIR-ALIVE-1');
     const looking = ['BLMOVE', token, token, 'LEFT', 'LEFT', 'SECONDS'];
-    assert.deepEqual(by(look).map((command) => command.map((word) => (/^(3|2\.9\d*)$/.test(word) ? 'SECONDS' : word))), [looking, ['LTRIM', token, '1', '-1'], looking, ['LTRIM', token, '1', '-1']]);
+    assert.deepEqual(by(look).map((command) => command.map((word) => (/^(3|2\.9\d*)$/.test(word) ? 'SECONDS' : word))), [looking, ...pushing, ['LTRIM', token, '1', '-1'], looking, ['LTRIM', token, '1', '-1']]);
   });
 
   test('what it leaves behind', async (t) => {

@@ -2,10 +2,11 @@
  * The client's shell: call, wait, time out (sections 9, 10, 13 and 16 of the specification).
  *
  * All calls of one service that are in flight share one token and one connection, its inbox, that waits for replies and looks
- * whether somebody serves; all requests leave over one other connection, which never blocks.
+ * whether somebody serves. Requests leave over it too when no wait blocks it: one after another, a call is one write. All others leave
+ * over one other connection, which never blocks.
  */
 import { Link } from './connection.js';
-import { ApplicationError } from './errors.js';
+import { ApplicationError, CallTimeout, ConnectionLost, NotQueued } from './errors.js';
 export type Place = import('./keys.js').Place;
 export type Params = import('./messages.js').Params;
 export type ClientOptions = {
@@ -75,14 +76,27 @@ declare class Named {
 export declare const named: (params: Record<string, unknown>) => Named;
 export type Inbox = {
     token: string;
+    place: Place;
     /**
      * the requests without an outcome, by their ids
      */
     waiting: Map<string, Pending>;
     /**
+     * those that leave when all that could go on at once has
+     */
+    unsent: Pending[];
+    /**
      * when the last of them times out, by `performance.now()`
      */
     until: number;
+    /**
+     * one for all: when the next of them may time out
+     */
+    timer?: NodeJS.Timeout;
+    /**
+     * when it fires, by `performance.now()`
+     */
+    firesAt: number;
     /**
      * when it was asked last whether somebody serves, and somebody did
      */
@@ -92,9 +106,17 @@ export type Inbox = {
      */
     isRead: boolean;
     /**
-     * who reads it
+     * whether its connection is blocked by a look
      */
-    reading?: Promise<void>;
+    isLooking: boolean;
+    /**
+     * whether what was read is about to be removed, unless the next call takes it along
+     */
+    isTidied: boolean;
+    /**
+     * who removes what was read
+     */
+    tidying?: Promise<void>;
     /**
      * whether its connection is away
      */
@@ -113,45 +135,40 @@ export type Inbox = {
     readAt: number;
     link: Link;
 };
-export type Pending = {
-    id: string;
-    /**
-     * as it was written last
-     */
-    element: Buffer;
-    batch: Batch;
-    resolve: (outcome: unknown) => void;
-};
-/** Requests that leave in one RPUSH, until each has an outcome: a result, or an error. */
-export declare class Batch {
+/** A request, until it has an outcome: a result, or an error. */
+export declare class Pending {
     #private;
-    inbox: Inbox;
+    id: string;
     idempotent: boolean;
+    timeoutMs: number;
     until: number;
-    /** @type {Pending[]} */
-    requests: Pending[];
-    /** @type {Promise<unknown>[]} */
-    outcomes: Promise<unknown>[];
-    /** Whether Redis may have got them. */
+    /** As it was written last. @type {string | Buffer} */
+    element: string | Buffer;
+    /** @type {Promise<any>} */
+    outcome: Promise<any>;
+    /** Whether Redis may have got it. */
     sent: boolean;
-    /** From when on they can be given up for lost, by `performance.now()`. */
+    /** From when on it can be given up for lost, by `performance.now()`. */
     judgedFrom: number;
     /** @type {unknown} what went wrong last */
     trouble: unknown;
+    /** @type {(outcome: unknown) => void} */
+    resolve: (outcome: unknown) => void;
     /**
-     * @param {Inbox} inbox
-     * @param {string[]} ids
-     * @param {number} timeoutMs
-     * @param {() => Buffer[]} write writes the elements, with the deadline that is right now
+     * @param {string} id
+     * @param {(deadline?: number) => string | Buffer} writer writes the element
      * @param {boolean} idempotent
+     * @param {number} timeoutMs
+     * @param {number} until when that passes, by `performance.now()`
      */
-    constructor(inbox: Inbox, ids: string[], timeoutMs: number, write: () => Buffer[], idempotent: boolean);
-    get isOver(): boolean;
-    /** Returns the elements, as they are to be sent now. */
-    write(): Buffer<ArrayBufferLike>[];
-    /** Gives an outcome to all that have none. @param {() => unknown} outcome */
-    end(outcome: () => unknown): void;
+    constructor(id: string, writer: (deadline?: number) => string | Buffer, idempotent: boolean, timeoutMs: number, until: number);
+    /** Writes the element, as it is to be sent now. @param {number} [deadline] undefined: it never expires */
+    write(deadline?: number): string | Buffer<ArrayBufferLike>;
+    /** What it ends with when its time-out passes. @param {Inbox} inbox */
+    expired({ isLost }: Inbox): CallTimeout | ConnectionLost | NotQueued;
 }
+/** Ends a request, if it waits. @param {Inbox} inbox @param {string} id @param {() => unknown} outcome */
+export declare function settle(inbox: Inbox, id: string, outcome: () => unknown): void;
 /** Calls methods of services. Any number of calls can be in flight at once. */
 export declare class Client {
     #private;
@@ -197,7 +214,7 @@ export declare class Client {
      * @returns {Promise<any[]>} the results in order; a call that failed has its SabirError there
      * @throws {TypeError} @throws {RangeError} @throws {SabirError} one of the requests can't be sent at all, and none was
      */
-    many(service: string, calls: [method: string, params?: Params | null][], { timeoutMs, idempotent, traceparent }?: CallOptions): Promise<any[]>;
+    many(service: string, calls: [method: string, params?: Params | null][], options?: CallOptions): Promise<any[]>;
     /**
      * Sends a notification: a request that nobody answers (SABIR-CALL-7).
      *
@@ -253,27 +270,26 @@ export declare class Client {
     protected _isServed(place: Place): Promise<boolean>;
     /** Ends all connections; calls in flight end with ConnectionLost or NotQueued. */
     close(): Promise<void>;
-    /** Returns where the replies of a service arrive. @protected @param {Place} place @returns {Inbox} */
-    protected _inbox({ service }: Place): Inbox;
     /**
-     * Puts a batch into the queue, once (SABIR-LOST-1), and asks behind it whether somebody serves (SABIR-ALIVE-1). A notification
-     * is left there in any case (SABIR-ALIVE-7).
+     * Puts requests into the queue, once (SABIR-LOST-1), and asks behind it whether somebody serves (SABIR-ALIVE-1). A notification
+     * is left there in any case (SABIR-ALIVE-7). Where nothing blocks the connection on which the replies are waited for, all leaves
+     * over that, in one write with the look that follows.
      *
      * @protected
-     * @param {Place} place
-     * @param {Batch} batch
+     * @param {Inbox} inbox
+     * @param {Pending[]} requests
+     * @param {(request: Pending) => number | undefined} deadline tells it at the moment of sending
      * @returns {Promise<boolean>} whether Redis has it for sure
      */
-    protected _push(place: Place, batch: Batch): Promise<boolean>;
+    protected _push(inbox: Inbox, requests: Pending[], deadline: (request: Pending) => number | undefined): Promise<boolean>;
     /**
      * Reads an inbox for as long as a call waits on it. When its connection is lost it goes on with a new one, and the next call
      * gets a token of its own (SABIR-LOST-2, SABIR-TOKEN-1).
      *
      * @protected
-     * @param {Place} place
      * @param {Inbox} inbox
      */
-    protected _read(place: Place, inbox: Inbox): Promise<void>;
+    protected _read(inbox: Inbox): Promise<void>;
     /** Ends the call that a reply belongs to; all others are late (SABIR-REPLY-4). @protected @param {Inbox} inbox @param {Buffer} element */
     protected _deliver(inbox: Inbox, element: Buffer): void;
 }

@@ -85,18 +85,32 @@ export declare const takeMore: (place: Place, worker: string) => Command[];
  */
 export declare const acknowledge: (place: Place, worker: string, element: Argument) => Command[];
 /**
- * Answers and acknowledges, together or not at all (SABIR-REPLY-3).
+ * Answers, keeps as dead letters, and acknowledges, together or not at all (SABIR-REPLY-3, SABIR-DEAD-3): replies to one token in one
+ * RPUSH. One element that has neither reply nor letter needs no transaction.
+ *
+ * @param {Place} place @param {string} worker
+ * @param {{ element: Argument, token?: string, reply?: Argument, letter?: Argument }[]} ended
+ * @returns {Command[]}
+ */
+export declare function settle(place: Place, worker: string, ended: {
+    element: Argument;
+    token?: string;
+    reply?: Argument;
+    letter?: Argument;
+}[]): Command[];
+/**
+ * Answers one element. @see settle
  *
  * @param {Place} place @param {string} worker @param {string} token @param {Argument} reply @param {Argument} element
  * @returns {Command[]}
  */
-export declare function reply(place: Place, worker: string, token: string, reply: Argument, element: Argument): Command[];
+export declare const reply: (place: Place, worker: string, token: string, reply: Argument, element: Argument) => Command[];
 /**
- * Keeps a dead letter and acknowledges its element (SABIR-DEAD-3).
+ * Keeps one dead letter. @see settle
  *
  * @param {Place} place @param {string} worker @param {Argument} letter @param {Argument} element @returns {Command[]}
  */
-export declare function bury(place: Place, worker: string, letter: Argument, element: Argument): Command[];
+export declare const bury: (place: Place, worker: string, letter: Argument, element: Argument) => Command[];
 /** Reads the hand (SABIR-LOST-3). @param {Place} place @param {string} worker @returns {Command[]} */
 export declare const readHand: (place: Place, worker: string) => Command[];
 /** Gives the last element of the hand back (SABIR-STOP-3). @param {Place} place @param {string} worker @returns {Command[]} */

@@ -18,6 +18,8 @@ export type Source = {
 /** The most that a timer can wait for: 24.8 days. */
 export declare const LONGEST_TIMER_MS: number;
 export declare const noop: () => void;
+/** Waits until all that could go on at once has; what is sent then is still written in this turn. @returns {Promise<void>} */
+export declare const settled: () => Promise<void>;
 /** Waits for one turn of the event loop; what was sent before is written then. @returns {Promise<void>} */
 export declare const turn: () => Promise<void>;
 /** Makes hexadecimal digits of random bytes, which are got from the system many at a time. @param {number} bytes */
@@ -46,15 +48,43 @@ export declare class Clock {
     set([seconds, microseconds]: [Buffer, Buffer], sent: number): void;
     /** The time, in ms since 1970. */
     now(): number;
+    /** A moment by `performance.now()`, in ms since 1970. @param {number} moment */
+    at(moment: number): number;
 }
 /** @param {Source} source */
 declare function createRedis({ url, redis }: Source): import("@redis/client").RedisClientType<any, any, any, 2, {
     readonly 36: BufferConstructor;
 }>;
 export type Redis = ReturnType<typeof createRedis>;
+export type Exchange = {
+    redis: Redis;
+    /**
+     * the half of the time that it may take, in ms
+     */
+    half: number;
+    /**
+     * when this half is over, by `performance.now()`
+     */
+    due: number;
+    /**
+     * whether it is the second one
+     */
+    isLate: boolean;
+};
+/** @typedef {ReturnType<typeof createRedis>} Redis */
+/**
+ * What was sent in one write and is not answered yet.
+ * @typedef {object} Exchange
+ * @property {Redis} redis
+ * @property {number} half the half of the time that it may take, in ms
+ * @property {number} due when this half is over, by `performance.now()`
+ * @property {boolean} isLate whether it is the second one
+ */
 /** A connection that is opened when it is needed, and again when it was lost. It sends nothing again by itself. */
 export declare class Link {
     #private;
+    /** How many connections there were. */
+    made: number;
     /** The connection's id, as `CLIENT UNBLOCK` wants it; undefined: not known. @type {string | undefined} */
     id: string | undefined;
     /** Its address, as Redis sees it; undefined: not known. @type {string | undefined} */
@@ -77,10 +107,13 @@ export declare class Link {
      */
     open(): Promise<boolean>;
     /**
-     * Sends commands in one write over the connection that is open. @see exchange
+     * Sends commands over the connection that is open, in one write with what else is sent in this turn, and waits for all answers. An
+     * error reply is an Error in its place.
      *
      * @param {Command[]} commands
-     * @param {number} [blockMs]
+     * @param {number} [blockMs] how long the last of them may block
+     * @returns {Promise<any[]>}
+     * @throws {Error} the connection was lost, or silent for too long: nobody knows what was executed
      */
     send(commands: Command[], blockMs?: number): Promise<any[]>;
     /** Asks for the time. */

@@ -140,19 +140,19 @@ export declare function unwritable(value: unknown, levels: number): {
  *
  * @param {Omit<Request, 'deadline'>} request
  * @param {Limits} [limits]
- * @returns {(deadline?: number) => Buffer} writes the element; undefined: one that never expires
+ * @returns {(deadline?: number) => string | Buffer} writes the element; undefined: one that never expires
  * @throws {TypeError} a name, or what JSON can't hold
  * @throws {RangeError} a name outside its grammar
  * @throws {LimitExceeded}
  */
-export declare function requestWriter({ id, replyTo, idempotent, traceparent, method, params }: Omit<Request, 'deadline'>, limits?: Limits): (deadline?: number) => Buffer;
+export declare function requestWriter({ id, replyTo, idempotent, traceparent, method, params }: Omit<Request, 'deadline'>, limits?: Limits): (deadline?: number) => string | Buffer;
 /**
  * Writes a request. @see requestWriter
  *
  * @param {Request} request
  * @param {Limits} [limits]
  */
-export declare const encodeRequest: (request: Request, limits?: Limits) => Buffer<ArrayBufferLike>;
+export declare const encodeRequest: (request: Request, limits?: Limits) => string | Buffer<ArrayBufferLike>;
 /**
  * Writes a reply with a result.
  *
@@ -164,7 +164,7 @@ export declare function encodeResult({ id, worker, result }: {
     id: string;
     worker: string;
     result: unknown;
-}, limits?: Limits): Buffer<ArrayBuffer>;
+}, limits?: Limits): string | Buffer<ArrayBufferLike>;
 /**
  * Writes a reply with an error.
  *
@@ -175,7 +175,7 @@ export declare function encodeResult({ id, worker, result }: {
 export declare function encodeError({ id, worker, code, message, data }: {
     id: string;
     worker: string;
-} & Failure, limits?: Limits): Buffer<ArrayBuffer>;
+} & Failure, limits?: Limits): string | Buffer<ArrayBufferLike>;
 /**
  * Writes a dead letter (section 11).
  *
@@ -186,14 +186,17 @@ export declare function encodeDeadLetter({ at, worker, code, message, data, elem
     worker: string;
     element: Buffer;
 } & Failure): Buffer<ArrayBuffer>;
+/** The text of a short element, which is quicker to send back than its bytes; or its bytes. @param {Buffer} element */
+export declare const shortest: (element: Buffer) => string | Buffer<ArrayBufferLike>;
 /**
  * Reads an element of the queue: a call, a notification, or a rejection. Where several errors could be given the first counts.
  *
  * @param {Buffer} element
  * @param {Limits} [limits]
+ * @param {string | Buffer} [text] its text, if it is known
  * @returns {ReceivedCall | ReceivedNotification | Rejection}
  */
-export declare function decodeRequest(element: Buffer, limits?: Limits): ReceivedCall | ReceivedNotification | Rejection;
+export declare function decodeRequest(element: Buffer, limits?: Limits, text?: string | Buffer): ReceivedCall | ReceivedNotification | Rejection;
 /**
  * Reads an element of a reply list. Unknown members are ignored (SABIR-REPLY-6).
  *

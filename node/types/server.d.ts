@@ -53,11 +53,21 @@ export type ServerOptions = {
     maxDepth?: number;
 };
 export type Answer = {
-    token: string;
-    reply: Buffer;
-} | {
-    letter: Buffer;
-} | {};
+    token?: string;
+    reply?: string | Buffer;
+    letter?: Buffer;
+};
+export type Work = {
+    element: Buffer;
+    /**
+     * the element, as it is quickest to send
+     */
+    bytes: string | Buffer;
+    /**
+     * when it has been run
+     */
+    answer: Answer;
+};
 export type Handler = (...params: any[]) => unknown;
 export type Taken = {
     /**
@@ -138,7 +148,7 @@ export declare class Server {
      * @param {Clock} [clock]
      * @param {ReturnType<typeof decodeRequest>} [request] what the element says
      * @param {number} [attempts] how often it was delivered before
-     * @returns {Promise<Answer>}
+     * @returns {Answer | Promise<Answer>} a promise only where the handler returned one
      */
-    _handle(element: Buffer, clock?: Clock, request?: ReturnType<typeof decodeRequest>, attempts?: number): Promise<Answer>;
+    _handle(element: Buffer, clock?: Clock, request?: ReturnType<typeof decodeRequest>, attempts?: number): Answer | Promise<Answer>;
 }

@@ -10,10 +10,15 @@ export declare class TestClient extends Client {
      * @param {import('./client.js').ClientOptions} [options] `url` and `redis` are not used
      */
     constructor(servers: Record<string, import('./server.js').Server>, options?: import('./client.js').ClientOptions);
-    /** @override @protected @param {import('./keys.js').Place} place @param {import('./client.js').Batch} batch */
-    protected _push(place: import('./keys.js').Place, batch: import('./client.js').Batch): Promise<boolean>;
-    /** @override @protected @param {import('./keys.js').Place} _ @param {import('./client.js').Inbox} inbox */
-    protected _read(_: import('./keys.js').Place, inbox: import('./client.js').Inbox): Promise<void>;
+    /**
+     * @override @protected
+     * @param {import('./client.js').Inbox} inbox
+     * @param {import('./client.js').Pending[]} requests
+     * @param {(request: import('./client.js').Pending) => number | undefined} deadline
+     */
+    protected _push(inbox: import('./client.js').Inbox, requests: import('./client.js').Pending[], deadline: (request: import('./client.js').Pending) => number | undefined): Promise<boolean>;
+    /** @override @protected @param {import('./client.js').Inbox} inbox */
+    protected _read(inbox: import('./client.js').Inbox): Promise<void>;
     /** @override @protected @param {import('./keys.js').Place} place */
     protected _isServed(place: import('./keys.js').Place): Promise<boolean>;
 }

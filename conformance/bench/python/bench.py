@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+import redis
+
 ROLE: Final = sys.argv[1]
 PLACE: Final[dict[str, Any]] = json.loads(sys.argv[2])
 TIMEOUT: Final = 30.0
@@ -65,8 +67,26 @@ def impossible() -> Any:
     raise NotImplementedError
 
 
+_copies: list[int] = []
+"""The processes that spread() has made; the last is 0 in one of them."""
+
+
+def spread() -> None:
+    """Go on as so many processes more as were asked for: workers that wait beside this one."""
+    for _ in range(PLACE.get("copies", 0)):
+        _copies.append(os.fork())
+        if _copies[-1] == 0:
+            return
+
+
 def ready() -> None:
     """To be called when the worker serves, or the client has had its first answer."""
+    if ROLE == "worker" and _copies:
+        if _copies[-1] == 0:
+            return
+        with redis.Redis.from_url(PLACE["redis"]) as connection:
+            while connection.info("clients")["blocked_clients"] < len(_copies):
+                time.sleep(0.05)
     print("ready", flush=True)
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import hiredis
 import orjson
 
-from bench import PLACE, ROLE, Tally, ready, until_the_end
+from bench import PLACE, ROLE, Tally, ready, spread, until_the_end
 
 REQUESTS, HAND, INBOX = (f"{PLACE['service']}:{part}" for part in ("requests", "hand", f"reply.{secrets.token_hex(4)}"))
 
@@ -44,6 +44,7 @@ def request(text: str) -> bytes:
 
 
 def worker() -> None:
+    spread()
     raw = Raw()
     take = ("BLMOVE", REQUESTS, HAND, "LEFT", "RIGHT", 0)
     raw.send(take)

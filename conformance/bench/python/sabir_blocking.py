@@ -8,10 +8,11 @@ import time
 
 import sabir
 
-from bench import PLACE, ROLE, SLOW_MS, TIMEOUT, orders, ready, until_the_end
+from bench import PLACE, ROLE, SLOW_MS, TIMEOUT, orders, ready, spread, until_the_end
 
 
 def worker() -> None:
+    spread()
     server = sabir.Server(PLACE["service"], PLACE["redis"], threads=min(PLACE["concurrency"], 8))
 
     @server.method
