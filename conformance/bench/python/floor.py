@@ -27,13 +27,17 @@ class Raw:
         self._socket = socket.create_connection((url.hostname, url.port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = hiredis.Reader()
+        self._chunk = 1 << 16
 
     def send(self, *commands: tuple[str | bytes | int, ...]) -> None:
         self._socket.sendall(b"".join([hiredis.pack_command(command) for command in commands]))
 
     def read(self) -> object:
         while (answer := self._reader.gets()) is False:
-            self._reader.feed(self._socket.recv(1 << 20))
+            data = self._socket.recv(self._chunk)
+            if len(data) == self._chunk:
+                self._chunk = 1 << 20
+            self._reader.feed(data)
         return answer
 
 

@@ -11,6 +11,9 @@ import asyncio
 import math
 import random
 import re
+import socket
+import struct
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -50,6 +53,7 @@ _CODES: Final[dict[type, str]] = {
 }
 _CHUNK: Final = 1 << 16  # bytes of one read, at most
 _LARGE_CHUNK: Final = 1 << 20  # where there is more than that
+_HAS_TIMEVAL: Final = sys.platform in ("linux", "darwin")  # whose SO_RCVTIMEO takes one of two longs
 _NONE_YET: Final = object()
 _pack: Final[Callable[[Any], bytes]] = hiredis.pack_command
 _HELLO: Final[Commands] = [*commands.clock(), ("CLIENT", "INFO")]
@@ -243,7 +247,7 @@ class Link(_Hello):
 
     def is_stale(self) -> bool:
         """Whether an idle connection was closed by the other side, or holds what nobody asked for (SABIR-LOST-6)."""
-        self._timeout = None
+        self._timeout = None  # redis-py sets its own
         try:
             return bool(self._connection.can_read(0))
         except _LOST:
@@ -261,15 +265,21 @@ class Link(_Hello):
             sock.sendall(b"".join([_pack(command) for command in cmds]))
         except _LOST as error:
             self.close()
-            raise LinkLost(error, sent=True) from error
+            raise LinkLost("timed out" if isinstance(error, BlockingIOError) else error, sent=True) from error
 
     def read(self, timeout: float) -> Any:
         """The next answer; an error reply is returned as an exception. ``timeout``: seconds. Raises LinkLost."""
-        answers = self._answers
-        if answers is None:
+        return self.read_some(1, timeout)[0]
+
+    def read_some(self, count: int, timeout: float) -> list[Any]:
+        """The next answers; error replies are returned as exceptions. ``timeout``: seconds for each. Raises LinkLost."""
+        reader = self._answers
+        if reader is None:
             raise LinkLost("not connected", sent=True)
+        answers: list[Any] = []
         try:
-            while (answer := answers.gets()) is _NONE_YET or type(answer) is hiredis.PushNotification:
+            while len(answers) < count:
+                answer = reader.gets()
                 if answer is _NONE_YET:
                     if timeout != self._timeout:
                         self._patience(timeout)
@@ -278,16 +288,26 @@ class Link(_Hello):
                         self._chunk = _LARGE_CHUNK
                     if not data:
                         raise redis.ConnectionError("Connection closed by server.")
-                    answers.feed(data)
+                    reader.feed(data)
+                elif type(answer) is not hiredis.PushNotification:
+                    answers.append(answer)
         except (*_LOST, hiredis.HiredisError) as error:
             self.close()
-            raise LinkLost(error, sent=True) from error
-        self.unread -= 1
+            raise LinkLost("timed out" if isinstance(error, BlockingIOError) else error, sent=True) from error
+        self.unread -= count
         self.used = time.monotonic()
-        return answer
+        return answers
 
     def _patience(self, timeout: float) -> None:
-        self._sock.settimeout(max(timeout, 0.001))
+        seconds = max(timeout, 0.001)
+        if type(self._sock) is socket.socket and _HAS_TIMEVAL:
+            # The system's own time-out: with Python's there is a poll() in front of each send() and recv().
+            self._sock.settimeout(None)
+            value = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+        else:
+            self._sock.settimeout(seconds)
         self._timeout = timeout
 
     def run(self, cmds: Commands, timeout: float) -> list[Any]:

@@ -33,6 +33,7 @@ ASK: Final = commands.ASK_MS / 1000
 """Seconds after which a waiting client asks for ``alive`` again (SABIR-ALIVE-3)."""
 
 _LONGEST: Final = 1e9  # seconds (SABIR-CALL-4)
+_SMALL: Final = 10_000  # bytes
 _SILENCE: Final = 0.5  # seconds after its time-out at which a call on a silent connection has to end (SABIR-CALL-2)
 _ATTEMPT: Final = 0.05  # seconds that an attempt has at least: one that is too short says less than the error before it
 IDLE: Final = 0.01
@@ -96,7 +97,10 @@ class HasClock(Protocol):
 
 
 _randoms: Final[list[str]] = []  # of 64 bits each, drawn ahead: asking the system for each costs a microsecond
-os.register_at_fork(after_in_child=_randoms.clear)
+_forks: Final[list[None]] = []  # one for each fork that led to this process
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_randoms.clear)
+    os.register_at_fork(after_in_child=lambda: _forks.append(None))
 
 
 def _random() -> str:
@@ -441,11 +445,11 @@ class _Exchange:
                     block = max(min(left, ASK), 0.001)
                     cmds += commands.wait(keys, token, block * 1000)
             try:
-                link.send(cmds, left + _SILENCE)
-                for _ in line.forget:
-                    link.read(self._patience())
+                # What is small is taken at once, or the other side is gone.
+                link.send(cmds, min(left + _SILENCE, ANSWER) if len(self._elements[0]) < _SMALL else left + _SILENCE)
+                forgotten = len(line.forget)
+                depth = link.read_some(forgotten + 1, self._patience())[-1]
                 line.forget = []
-                depth = link.read(self._patience())
                 is_over = type(depth) is int and max_queue is not None and depth > max_queue
                 # Where it is over the bound, that counts, and the take-back reads the answers that are left.
                 alive = 1 if token is None or is_over else link.read(self._patience())
@@ -732,7 +736,7 @@ class Client:
 
     def close(self) -> None:
         """Close the idle connections, and remove what was read on them. The client may be used again."""
-        if self._pid != os.getpid():
+        if self._forked != len(_forks):
             self._forget_lines()
         while self._idle:
             self._idle.pop().close()
@@ -754,10 +758,10 @@ class Client:
     def _forget_lines(self) -> None:
         """Begin anew, also in a child process: connections and tokens are never shared between processes."""
         self._idle: list[_Line] = []  # append() and pop() are atomic
-        self._pid = os.getpid()  # last: a thread that sees it uses the new list
+        self._forked = len(_forks)  # last: a thread that sees it uses the new list
 
     def _checkout(self) -> _Line:
-        if self._pid != os.getpid():
+        if self._forked != len(_forks):
             self._forget_lines()
         try:
             line = self._idle.pop()

@@ -37,8 +37,8 @@ BEAT_PAUSE: Final = 1.0
 """Seconds after which a heartbeat that was not answered is sent again, at most."""
 TICK: Final = 0.001
 """Seconds between two looks whether a handler holds up those who could take meanwhile."""
-RESTS: Final = 100
-"""Looks without anything running after which nobody looks until something runs."""
+REST: Final = 0.1
+"""The same while nothing is run."""
 QUICK: Final = 0.0002
 """Seconds that a handler may take for its thread to go on taking; twice in a row more, and it does not for a second."""
 SLOW: Final = 0.005
@@ -128,7 +128,11 @@ class Unsettled:
 
 
 class Paces:
-    """Which methods' handlers have lately been slow. Pure: the moments are given (monotonic, s)."""
+    """Which methods' handlers are so quick that their thread keeps the lead. Pure: the moments are given (monotonic, s).
+
+    A method counts as slow until it was quick; and as threads that run side by side slow each other down, it is given
+    another chance a second after it was slow.
+    """
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
@@ -136,7 +140,10 @@ class Paces:
 
     def is_slow(self, method: str, now: float) -> bool:
         """Whether somebody else should take while a handler of this method runs."""
-        return now < self._until.get(method, -math.inf)
+        until = self._until.get(method)
+        if until is None:
+            until = self._until[method] = now + 1
+        return now < until
 
     def led(self, method: str, seconds: float, now: float, leads: bool) -> None:
         """Note a handler that began while its thread had the lead, and whether it still had it at the end."""
@@ -151,8 +158,10 @@ class Paces:
             self._until[method] = now + 1
 
     def followed(self, method: str, seconds: float, now: float) -> None:
-        """Note a handler that was run without the lead; with many threads that says little of a short one."""
-        if seconds > SLOW:
+        """Note a handler that was run without the lead."""
+        if seconds <= QUICK:
+            self._until[method] = -math.inf
+        elif seconds > SLOW:
             self._until[method] = now + 1
 
 
@@ -297,8 +306,7 @@ class Server(Methods):
         self._found: collections.deque[Taken] = collections.deque()  # of a hand that was read again: not seen before
         self._paces = Paces()
         self._lead: list[bool] = []  # popped, once, by whoever decides: its thread goes on leading, or others may
-        self._turn = 0  # how many handlers were run by threads that had the lead
-        self._busy = threading.Event()  # something runs that may have to be looked at
+        self._turn = 0  # how many handlers were run by threads that had the lead: only they count
         self._running: list[threading.Thread] = []
         self._runs: dict[threading.Thread, tuple[Job, float]] = {}  # what runs, and until when it may (monotonic, s)
         self._overdue: set[threading.Thread] = set()  # the threads whose handlers have run longer
@@ -309,7 +317,7 @@ class Server(Methods):
         self._take_backoff = Backoff()
         self._stop_lock = threading.Lock()
         self._ready, self._stopping = threading.Event(), threading.Event()
-        self._silent, self._given_up = threading.Event(), threading.Event()
+        self._silent, self._given_up, self._gone = threading.Event(), threading.Event(), threading.Event()
 
     def dispatcher(self, clock: Callable[[], int]) -> Dispatcher:
         """What decides about elements, by another clock (ms); for ``sabir.testing``."""
@@ -389,11 +397,11 @@ class Server(Methods):
             waker.close()
             if self._beat is not None and not self._silent.is_set():
                 self._silent.set()
-                self._busy.set()
                 self._beat.join()
                 self._goodbye()
                 for link in (self._take_link, self._reply_link, self._beat_link):
                     link.close()
+                self._gone.set()
             return not self._given_up.is_set()
 
     def __enter__(self) -> Server:
@@ -521,7 +529,7 @@ class Server(Methods):
     def _run_leading(self, job: Job) -> tuple[Settled | None, bool]:
         """Run a handler of a thread that has the lead. Returns what it answers, and whether the thread has it still."""
         method, begin = job.request.method, time.monotonic()
-        if self._threads > 1 and self._paces.is_slow(method, begin):
+        if self._paces.is_slow(method, begin):
             self._take_lock.release()
             settled = self._run_safely(job)
             now = time.monotonic()
@@ -529,8 +537,6 @@ class Server(Methods):
             return settled, False
         lead = self._lead = [True]
         self._turn += 1
-        if not self._busy.is_set():
-            self._busy.set()
         settled = self._run_safely(job)
         try:
             leads = lead.pop()
@@ -550,24 +556,16 @@ class Server(Methods):
     def _pass_on(self) -> None:
         """Take the lead from a thread whose handler keeps it, so that another one takes meanwhile."""
         turn = -1
-        while not self._silent.is_set():
-            self._busy.wait()
-            rests = 0
-            while rests < RESTS:
-                time.sleep(TICK)
-                if self._turn != turn:
-                    turn, rests = self._turn, 0
-                    continue
-                rests += 1
-                if self._lead:
+        while not self._gone.wait(REST):
+            while self._turn != turn or self._lead:
+                if self._turn == turn:
                     try:
                         self._lead.pop()
                     except IndexError:
                         continue
                     self._take_lock.release()
-            self._busy.clear()
-            if self._turn != turn or self._lead:  # it has begun meanwhile
-                self._busy.set()
+                turn = self._turn
+                time.sleep(TICK)
 
     def _take(self, settled: Settled | None) -> Taken | Unsettled | None:
         """Settle the element before in the same write, and wait for the next one; None: none came, or there was trouble."""
@@ -588,16 +586,17 @@ class Server(Methods):
                 block = commands.TAKE_BLOCK_MS
                 sent, epoch = time.monotonic(), self._lease.epoch
                 take = commands.take(keys, worker, self._lease_ends(), block)
-                link.send(before + take, block / 1000 + MARGIN)
+                patience = block / 1000 + MARGIN
+                link.send(before + take, patience)
                 if settled is not None:
-                    answer = [link.read(ANSWER) for _ in before][-1]
+                    answer = link.read_some(len(before), patience)[-1]
                     if refusal(answer) is not None:
                         trouble.begin(describe(answer))
                         link.close()  # a take blocks on it
                         return Unsettled(settled, unknown=True)
                     self._note_settled(settled, answer)
                     settled = None
-                answers = [link.read(block / 1000 + MARGIN) for _ in take]
+                answers = link.read_some(len(take), patience)
                 taken = Taken(answers[-1], sent, epoch) if isinstance(answers[-1], bytes) else None
                 # What was taken is run, even if the lease could not be renewed.
                 for answer in answers:

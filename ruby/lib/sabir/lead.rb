@@ -12,7 +12,7 @@ module Sabir
   # @api private
   class Lead
     MOMENT_S = 0.001 # so long a handler may hold up what waits behind it
-    REST_S = 0.05 # after so long without a handler nobody looks until the next one begins
+    REST_S = 0.005 # after so long without a handler nobody looks until the next one begins
     SLOW = 0.25 # the share of slow handlers, those of late counted most, from which on the leader does not wait
     MEMORY = 8 # handlers: one counts so much less than all before
 
