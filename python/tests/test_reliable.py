@@ -35,7 +35,7 @@ from sabir import (
     keys,
 )
 from sabir.client import Retries, judged
-from sabir.server import Lease, Taken, beaten
+from sabir.server import Lease, Paces, Taken, beaten
 
 LOST = WorkerLost.code
 
@@ -833,6 +833,53 @@ def test_a_handler_that_runs_too_long(shell: Blocking, peer: Peer) -> None:
     client.close()
     assert server.stop(5)
     assert not peer.raw.keys(f"{peer.prefix}[^d]*")
+
+
+def test_paces() -> None:
+    """A method is slow until it was quick, once; and then again when it was slow twice, or lost the lead."""
+    paces = Paces()
+    assert paces.is_slow("m", 0)
+    paces.followed("m", 0.001, 0.1)  # between the two bounds: that says nothing
+    assert paces.is_slow("m", 0.2)
+    paces.followed("m", 0.0001, 0.3)
+    assert not paces.is_slow("m", 0.3)
+    paces.led("m", 0.01, 0.4, leads=True)
+    assert not paces.is_slow("m", 0.4)
+    paces.led("m", 0.0001, 0.5, leads=True)
+    paces.led("m", 0.01, 0.6, leads=True)
+    assert not paces.is_slow("m", 0.6)
+    paces.led("m", 0.01, 0.7, leads=True)
+    assert paces.is_slow("m", 0.7)
+    assert paces.is_slow("m", 1.69)
+    assert not paces.is_slow("m", 1.71)
+    paces.led("m", 0.0001, 2.0, leads=False)
+    assert paces.is_slow("m", 2.0)
+    assert paces.is_slow("other", 9)
+
+
+def test_a_quick_method_that_turns_slow_holds_up_nobody(url: str, namespace: str) -> None:
+    """SABIR-TRANSPORT-3: its thread loses the lead, and what it answers in the end goes another way."""
+    go = threading.Event()
+
+    def mixed(waits: bool) -> str:
+        return str(go.wait(10)) if waits else "quick"
+
+    server = sabir.Server("calc", url, namespace=namespace, threads=2)
+    server.register("mixed", mixed)
+    with server, sabir.Client(url, namespace=namespace) as client:
+        eventually(lambda: client.call("calc", "mixed", [False]) and not server._paces.is_slow("mixed", time.monotonic()))
+        slow: list[Any] = []
+        waiting = threading.Thread(target=lambda: slow.append(client.call("calc", "mixed", [True])))
+        waiting.start()
+        eventually(lambda: server._turn and server._lead)
+        begin = time.monotonic()
+        assert client.call("calc", "mixed", [False]) == "quick"
+        assert time.monotonic() - begin < 1
+        assert not slow
+        go.set()
+        waiting.join()
+        assert slow == ["True"]
+        assert client.call("calc", "mixed", [False]) == "quick"
 
 
 def test_a_handler_that_ends_when_it_is_cancelled(url: str, namespace: str) -> None:

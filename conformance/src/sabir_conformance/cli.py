@@ -32,6 +32,12 @@ Examples:
   sabir-conformance run --driver a/driver.json --driver b/driver.json --redis container:redis:8 --junit out.xml --report out/
   sabir-conformance list -k SABIR-REPLY-3"""
 
+BENCH_EXAMPLES = """\b
+Examples:
+  sabir-conformance bench --short
+  sabir-conformance bench --only one --who floor-python --who sabir-python
+  sabir-conformance bench --redis redis-server --out results --name redis-7.0"""
+
 
 @click.group(help=f"Tests ports of the Sabir protocol, in any language, against a real Redis.\n\n{EXAMPLES}\n\n{EXIT}")
 @click.version_option(package_name="sabir-conformance")
@@ -269,7 +275,7 @@ def soak_(
     sys.exit(0 if made.green else 1)
 
 
-@main.command("bench", epilog=EXIT)
+@main.command("bench", epilog=f"{BENCH_EXAMPLES}\n\n{EXIT}")
 @click.option("--short", is_flag=True, help="Under three minutes: fewer and shorter rounds, no million of anything.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds of each contestant, in turns.  [default: 7; short: 3]")
 @click.option("--seconds", type=click.FloatRange(0.05), help="Seconds of a round.  [default: 1; short: 0.3]")
