@@ -252,7 +252,7 @@ def test_wrong(without: str, tmp_path: Path, redis: Redis) -> None:
     reasons = {result.case["id"]: result.reason for result in made.results if result.verdict == FAIL}
     for case, reason in WRONG[without].items():
         assert reason in reasons[case]
-    assert all(result.verdict in {PASS, FAIL} for result in made.results)
+    assert [result for result in made.results if result.verdict not in {PASS, FAIL}] == []
     if without == "PEXPIRE":  # a client that takes its reply at once notices nothing
         assert "server/values/integer" not in reasons
 

@@ -445,7 +445,7 @@ def run_pytest(folder: Path, *arguments: str) -> str:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTEST_ADDOPTS": "",
     }
-    command = [sys.executable, "-m", "pytest", "--color=no", "-p", "no:randomly", *arguments]
+    command = [sys.executable, "-m", "pytest", "--color=no", "-p", "no:randomly", "-p", "no:hypothesispytest", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
     return done.stdout + done.stderr
 

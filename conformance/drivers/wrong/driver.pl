@@ -88,7 +88,7 @@ my %commands = (
         my ($ask) = @_;
         my $worker = sprintf 'wrong.%08x%08x', map { int rand 2**32 } 1, 2;
         my $process = fork // die "no fork: $!\n";
-        if (!$process) { work($ask, $worker); exit }
+        if (!$process) { eval { work($ask, $worker) }; warn $@ if $@; exit }
         $workers{"$ask->{namespace} $ask->{service}"} = $process;
         return { worker => $worker };
     },
