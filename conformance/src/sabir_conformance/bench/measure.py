@@ -15,7 +15,7 @@ from ..server import Redis
 from .contestant import FOLDER, BenchError, Contestant, Pair, Process, free_port
 from .scenarios import Entry, Goal, Scenario
 
-WARM_UP: Final = 0.3
+WARM_UP: Final = 0.7
 """Seconds of the round of each entry that does not count."""
 Tell = Callable[[str], None]
 
