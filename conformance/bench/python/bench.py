@@ -108,6 +108,7 @@ def orders(call: Callable[[str], Any], late: Callable[[], None] = impossible) ->
     """
     call("x" * 100)
     ready()
+    pool = ThreadPoolExecutor(1_000)  # starts no more threads than there are calls in flight
     for line in sys.stdin:
         tally = Tally(json.loads(line))
 
@@ -123,9 +124,8 @@ def orders(call: Callable[[str], Any], late: Callable[[], None] = impossible) ->
         if tally.in_flight == 1:
             lane()
         else:
-            with ThreadPoolExecutor(tally.in_flight) as pool:
-                for done in [pool.submit(lane) for _ in range(tally.in_flight)]:
-                    done.result()
+            for done in [pool.submit(lane) for _ in range(tally.in_flight)]:
+                done.result()
         print(tally.told(), flush=True)
 
 

@@ -7,8 +7,8 @@ What is rare and has to be atomic is a script: sent by its digest, and as_eval()
 from __future__ import annotations
 
 import hashlib
+import pkgutil
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from typing import Final
 
 from .keys import Keys
@@ -43,7 +43,9 @@ _TEXTS: Final[dict[str, str]] = {}
 
 def _script(name: str) -> str:
     """The SHA-1 of ``scripts/<name>.lua``, by which Redis knows it."""
-    data = (resources.files(__package__) / "scripts" / f"{name}.lua").read_bytes()
+    data = pkgutil.get_data(__package__, f"scripts/{name}.lua")  # importlib.resources would take 12 ms to import
+    if data is None:
+        raise ImportError(f"{__package__} was imported in a way that can't read scripts/{name}.lua")
     digest = hashlib.sha1(data, usedforsecurity=False).hexdigest()
     _TEXTS[digest] = data.decode()
     return digest

@@ -19,7 +19,7 @@ from ..server import Redis
 from . import special
 from .contestant import FOLDER, BenchError, contestants, nats
 from .measure import Bench, Measured, Outcome, Tell, judge
-from .scenarios import GOALS, SCENARIOS, Scenario
+from .scenarios import GOALS, SABIR, SCENARIOS, Scenario
 
 __all__ = ["SCENARIOS", "SHORT", "SPECIAL", "BenchError", "Options", "Report", "run"]
 
@@ -104,13 +104,14 @@ async def run(options: Options, redis: Redis, tell: Tell) -> Report:
                 if options.wants(scenario.id) and (chosen := _choose(scenario, options)).entries:
                     report.measured[scenario.id] = await bench.measure(chosen, options.rounds, options.seconds)
             report.outcomes = [judge(goal, report.measured) for goal in GOALS if options.wants(goal.scenario)]
+            who = tuple(name for name in SABIR if not options.who or name in options.who)
             if options.wants("long-queue"):
-                report.outcomes += await special.long_queue(bench, options.waiting, options.times)
+                report.outcomes += await special.long_queue(bench, who, options.waiting, options.times)
             if options.wants("imports"):
                 tell("imports")
                 report.outcomes += await special.imports(2 * options.rounds + 1)
             if options.wants("memory"):
-                outcomes, report.memory = await special.memory(bench, options.calls, in_flight=64)
+                outcomes, report.memory = await special.memory(bench, who, options.calls, in_flight=64)
                 report.outcomes += outcomes
     finally:
         await connection.close()

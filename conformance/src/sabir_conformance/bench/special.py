@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from .contestant import FOLDER, BenchError, Process
 from .measure import Bench, Outcome
-from .scenarios import SABIR, Entry
+from .scenarios import Entry
 
 TOP: Final = FOLDER.parents[1]
 QUEUE_RATIO, MEMORY_GROWTH = 1.1, 1.05
@@ -43,11 +43,11 @@ async def imports(times: int) -> list[Outcome]:
     return outcomes
 
 
-async def long_queue(bench: Bench, waiting: int, times: int) -> list[Outcome]:
-    """What a request costs, all CPU, where so many wait in its own queue, compared to a tenth of a hundred of them."""
+async def long_queue(bench: Bench, who: tuple[str, ...], waiting: int, times: int) -> list[Outcome]:
+    """What a request costs, all CPU, where so many wait in its own queue, compared to a twentieth of them."""
     outcomes = []
     few, taken = waiting // 20, waiting // 40
-    for name in SABIR:
+    for name in who:
         what = f"{waiting:,} requests wait, {name}, all CPU"
         ratios = []
         for number in range(times):
@@ -89,12 +89,12 @@ async def _point(bench: Bench, worker: Process, queue: str) -> tuple[int, float]
     return int(await bench.run("LLEN", queue)), await bench.redis_cpu() + worker.cpu()
 
 
-async def memory(bench: Bench, calls: int, in_flight: int) -> tuple[list[Outcome], dict[str, Any]]:
+async def memory(bench: Bench, who: tuple[str, ...], calls: int, in_flight: int) -> tuple[list[Outcome], dict[str, Any]]:
     """How much client and worker grow over so many calls, of which 1 % time out, after the first twentieth."""
     outcomes = []
     samples: dict[str, Any] = {}
     settled = calls // 20
-    for name in SABIR:
+    for name in who:
         lanes = in_flight if name != "sabir-python" else 8
         order = {"in_flight": lanes, "bytes": 100, "time_outs": 100, "calls": settled}
         pair = await bench.pair(Entry(name, order))

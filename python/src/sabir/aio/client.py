@@ -170,6 +170,8 @@ class _Expiry:
         pushes = self._due.get(push.slot)
         if pushes is not None:
             pushes.pop(push, None)
+            if not pushes:
+                pushes.clear()  # an empty dict keeps the room that it once needed, for as long as the longest time-out
 
     def _expire(self, slot: int) -> None:
         for push in self._due.pop(slot):
