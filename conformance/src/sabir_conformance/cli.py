@@ -287,7 +287,9 @@ def soak_(
 @click.option(
     "--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Write its table and plot in here."
 )
-@click.option("--guard", type=click.FloatRange(1), help="Fail where a bound is missed by more than this factor.")
+@click.option(
+    "--guard", type=click.FloatRange(1), help="Fail where even the best round misses a bound by more than this factor."
+)
 def bench_(
     short: bool,
     rounds: int | None,

@@ -67,13 +67,14 @@ class Report:
         return {n: why for one in self.measured.values() for n, why in one.absent.items() if n not in there}
 
     def over(self, factor: float) -> list[str]:
-        """The goals that are missed by more than a factor, or that nothing was measured for."""
+        """The goals that even the best round misses by more than a factor, or that nothing was measured for."""
         lines = []
         for one in self.outcomes:
-            if one.value is None:
+            value = one.value if one.best is None else one.best
+            if value is None:
                 lines.append(f"{one.what}: not measured: {one.why}")
-            elif one.value * factor < one.bound if one.at_least else one.value > one.bound * factor:
-                lines.append(f"{one.what}: {one.value:.2f} {one.unit}, its bound is {one.bound:g}, times {factor:g}")
+            elif value * factor < one.bound if one.at_least else value > one.bound * factor:
+                lines.append(f"{one.what}: {value:.2f} {one.unit} at best, its bound is {one.bound:g}, times {factor:g}")
         return lines
 
     def as_json(self) -> dict[str, Any]:

@@ -165,6 +165,8 @@ class Outcome:
     """None: it was not measured."""
     unit: str = "×"
     why: str = ""
+    best: float | None = None
+    """Of the round that came nearest to the goal; None: there were no rounds."""
 
     @property
     def state(self) -> str:
@@ -188,6 +190,6 @@ def judge(goal: Goal, measured: dict[str, Measured]) -> Outcome:
         getattr(mine, goal.figure) / getattr(theirs, goal.figure)
         for mine, theirs in zip(of.rounds[goal.entry], of.rounds[goal.to], strict=True)
     ]
-    ratio = statistics.median(ratios)
-    outcome.value = 1 / ratio if goal.at_least else ratio
+    ratio, best = statistics.median(ratios), min(ratios)
+    outcome.value, outcome.best = (1 / ratio, 1 / best) if goal.at_least else (ratio, best)
     return outcome

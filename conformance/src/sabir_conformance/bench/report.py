@@ -66,10 +66,14 @@ def markdown(report: Report) -> str:
         *goals(report.outcomes),
     ]
     for one in report.measured.values():
-        lines += ["", f"## {one.scenario.title[0].upper()}{one.scenario.title[1:]}", "", *scenario(one)]
+        lines += ["", f"## {_capital(one.scenario.title)}", "", *scenario(one)]
     if report.absent:
         lines += ["", "## Not run", "", *(f"- {name}: {why}" for name, why in report.absent.items())]
     return "\n".join(lines) + "\n"
+
+
+def _capital(title: str) -> str:
+    return title[0].upper() + title[1:]
 
 
 def goals(outcomes: list[Outcome]) -> list[str]:
@@ -163,7 +167,7 @@ def readme(report: Report, path: Path, plot: str) -> None:
     for id in ("one", "64"):
         if id in report.measured:
             lines += [
-                f"{report.measured[id].scenario.title}, {head['server']}:".capitalize(),
+                f"{_capital(report.measured[id].scenario.title)}, {head['server']}:",
                 "",
                 *scenario(report.measured[id]),
                 "",
