@@ -62,8 +62,12 @@ async def counted(name: str, where: str) -> tuple[dict[str, float], float]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_and_writes_of_a_call(name: str) -> None:
     commands, writes = asyncio.run(counted(name, "embedded"))
-    if name == "sabir-node":  # asks for more behind a take that found the queue not empty, which is a matter of luck
+    if (
+        name == "sabir-node"
+    ):  # a turn of the loop that ends in between is a write more, and a queue not empty an element more
         commands.pop("lmove", None)
+        assert 2 <= writes <= 2 + 5 / CALLS
+        writes = 2
     assert (commands, writes) == COMMANDS[name]
 
 
@@ -81,9 +85,7 @@ def test_a_goal_is_the_median_of_the_ratios_of_the_rounds() -> None:
     goal = Goal("x", "one", "mine", "theirs", "p50_us", 1.5)
     outcome = judge(goal, measured(mine=[10, 30, 20], theirs=[10, 10, 10]))
     assert (outcome.value, outcome.best, outcome.state) == (2.0, 1.0, "missed")
-    assert (
-        bench.Report({}, outcomes=[outcome]).over(1) == []
-    )  # a guard has to hold on a machine that does other things, too
+    assert bench.Report({}, outcomes=[outcome]).over(1) == []  # it holds beside other work, too
     assert judge(goal, measured(mine=[10, 30, 20], theirs=[10, 25, 20])).state == "met"
     times = Goal("x", "one", "mine", "theirs", "p50_us", 2.0, at_least=True)
     assert judge(times, measured(mine=[10, 10], theirs=[25, 25])).value == 2.5
