@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from sabir_conformance.bench.scenarios import GOALS, SCENARIOS, Entry, Goal, Sce
 from sabir_conformance.cli import main
 from sabir_conformance.server import provide
 
-CALLS = 100
+CALLS, TRIES = 50, 40
 ONE = {"in_flight": 1, "bytes": 100}
 
 # The client: what removes the reply before, RPUSH, EXISTS, the look. The worker: MULTI to EXEC, and with it ZADD, BLMOVE.
@@ -32,43 +34,50 @@ COMMANDS: dict[str, tuple[dict[str, int], int]] = {
 }
 
 
-async def counted(name: str, where: str) -> tuple[dict[str, float], float]:
-    """The commands of a call, and the reads of the server, each of which is a write of client or worker."""
+async def counted(name: str, where: str) -> AsyncIterator[tuple[dict[str, float], float]]:
+    """The commands of a call, and the reads of the server, each of which is a write of client or worker; again and again."""
     with provide(where) as redis:
         connection = await redis.connect()
         board = Bench(redis, connection, None, contestants(), lambda _: None)
         pair = await board.pair(Entry(name, ONE))
         try:
-            await pair.client.ask({**ONE, "calls": CALLS}, 10)
-            while True:  # until no heartbeat came in between, of which there is one in 3 s
+            while True:
                 await connection.run("CONFIG", "RESETSTAT")
                 await pair.client.ask({**ONE, "calls": CALLS}, 10)
                 stats = (await connection.run("INFO", "commandstats")).decode().split()
                 reads = (await connection.run("INFO", "stats")).decode().split()
                 found = {
-                    key.removeprefix("cmdstat_"): int(rest.partition("calls=")[2].partition(",")[0])
+                    key.removeprefix("cmdstat_"): int(rest.partition("calls=")[2].partition(",")[0]) / CALLS
                     for key, _, rest in (line.partition(":") for line in stats if line.startswith("cmdstat_"))
                 }
-                if "evalsha" not in found and "time" not in found:
-                    break
+                read = next(int(line.partition(":")[2]) for line in reads if line.startswith("total_reads_processed:"))
+                own = {"config|resetstat", "info"}
+                yield {command: count for command, count in found.items() if command not in own}, (read - 2) / CALLS
         finally:
             await pair.end()
             await connection.close()
-    read = next(int(line.partition(":")[2]) for line in reads if line.startswith("total_reads_processed:"))
-    own = {"config|resetstat", "info"}
-    return {name: count / CALLS for name, count in found.items() if name not in own}, (read - 2) / CALLS
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_and_writes_of_a_call(name: str) -> None:
-    commands, writes = asyncio.run(counted(name, "embedded"))
-    if (
-        name == "sabir-node"
-    ):  # a turn of the loop that ends in between is a write more, and a queue not empty an element more
-        commands.pop("lmove", None)
-        assert 2 <= writes <= 2 + 5 / CALLS
-        writes = 2
-    assert (commands, writes) == COMMANDS[name]
+    """Exactly; in one of many tries, as a heartbeat, or a handler that the machine holds up, adds to them."""
+
+    async def tries() -> None:
+        async with contextlib.aclosing(counted(name, "embedded")) as counts:
+            tried = 0
+            async for commands, writes in counts:
+                tried += 1
+                expected, fewest = COMMANDS[name]
+                most = fewest
+                if name == "sabir-node":  # a turn of the loop that ends in between is a write more; an element more is luck
+                    commands.pop("lmove", None)
+                    most += 5 / CALLS
+                if tried == TRIES or (commands == expected and fewest <= writes <= most):
+                    assert commands == expected
+                    assert fewest <= writes <= most
+                    return
+
+    asyncio.run(tries())
 
 
 # ---------------------------------------------------------------------------------------------------- the judgement
