@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[dict[str, int], int]] = {
 
 
 async def counted(name: str, where: str) -> AsyncIterator[tuple[dict[str, float], float]]:
-    """The commands of a call, and the reads of the server, each of which is a write of client or worker; again and again."""
+    """The commands of a call, and the reads of the server, each a write of client or worker; again and again."""
     with provide(where) as redis:
         connection = await redis.connect()
         board = Bench(redis, connection, None, contestants(), lambda _: None)
