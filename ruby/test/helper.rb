@@ -157,6 +157,7 @@ class LiveTest < Minitest::Test
   end
 
   def teardown
+    @closing.grep(Proxy).each(&:up) # a test that has failed meanwhile must not leave a worker that can't stop
     @servers.each(&:stop)
     @closing.each(&:close)
     keys = @redis.keys("#{@namespace}:*")

@@ -167,7 +167,7 @@ class LostTest < LiveTest
     eventually("it runs") { go.num_waiting == 1 }
     link.down
     go << "kept"
-    eventually("it says so") { @log.string.include?("reply: ") }
+    eventually("it says so") { @log.string.match?(/reply: |take: /) }
     link.up
     assert_equal "kept", reply["body"]["result"]
     eventually("an empty hand") { hand(server).empty? }
