@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click  # options, help and exit codes
@@ -43,6 +45,18 @@ Examples:
 @click.version_option(package_name="sabir-conformance")
 def main() -> None:
     pass
+
+
+@contextlib.contextmanager
+def _ending(console: Console) -> Iterator[None]:
+    """The exit status of what was interrupted, or could not be run, and why."""
+    try:
+        yield
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)
+    except (BenchError, DriverError, ServerError, SuiteError, OSError) as error:
+        console.print(f"sabir-conformance: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
 
 
 @main.command(epilog=EXIT)
@@ -186,7 +200,7 @@ def mutants(
     if require_proven and keyword:
         raise click.UsageError("--require-proven is about all mutants: leave -k out")
     console = Console(width=None if sys.stdout.isatty() else 160)
-    try:
+    with _ending(console):
         good = mutants_run.run(
             console,
             driver=driver,
@@ -197,11 +211,6 @@ def mutants(
             out=out,
             require_proven=require_proven,
         )
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (DriverError, ServerError, SuiteError, OSError) as error:
-        console.print(f"sabir-conformance: {error}", style="red", markup=False, highlight=False)
-        sys.exit(2)
     sys.exit(0 if good else 1)
 
 
@@ -248,7 +257,7 @@ def soak_(
     if minutes is not None and seconds is not None:
         raise click.UsageError("--minutes and --seconds are one option: leave one of them out")
     console = Console(width=None if sys.stdout.isatty() else 160)
-    try:
+    with _ending(console):
         options = soak.Options(
             [Manifest.read(path) for path in clients or soak.DRIVERS],
             [Manifest.read(path) for path in workers or soak.DRIVERS],
@@ -264,11 +273,6 @@ def soak_(
             manifest.prepare()
         with soak_report.Live(console) as live:
             made = asyncio.run(soak.run(options, live.tell))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.exit(130)
-    except (DriverError, ServerError, OSError) as error:
-        console.print(f"sabir-conformance: {error}", style="red", markup=False, highlight=False)
-        sys.exit(2)
     soak_report.show(made, console)
     if out is not None:
         soak_report.write(made, out)
@@ -315,14 +319,8 @@ def bench_(
     options = dataclasses.replace(bench.SHORT if short else bench.Options(), only=only, who=who)
     options = dataclasses.replace(options, rounds=rounds or options.rounds, seconds=seconds or options.seconds)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    try:
-        with provide(where) as redis, bench_report.Live(console) as live:
-            made = asyncio.run(bench.run(options, redis, live.tell))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.exit(130)
-    except (BenchError, ServerError, OSError) as error:
-        console.print(f"sabir-conformance: {error}", style="red", markup=False, highlight=False)
-        sys.exit(2)
+    with _ending(console), provide(where) as redis, bench_report.Live(console) as live:
+        made = asyncio.run(bench.run(options, redis, live.tell))
     bench_report.show(made, console)
     if out is not None:
         for path in bench_report.write(made, out, name):

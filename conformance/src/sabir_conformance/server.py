@@ -72,6 +72,12 @@ async def keys_of(connection: Connection, namespace: str) -> list[bytes]:
             return sorted(found)
 
 
+def software(info: bytes) -> str:
+    """What a server is, and its version, by its answer to INFO."""
+    fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    return "Valkey " + fields["valkey_version"] if "valkey_version" in fields else "Redis " + fields["redis_version"]
+
+
 @contextlib.contextmanager
 def provide(where: str) -> Iterator[Redis]:
     """``embedded``, ``container``, ``container:IMAGE``, a redis-server program, or a redis:// URL. Raises ServerError."""
@@ -135,9 +141,7 @@ def _embedded() -> Iterator[ValkeyServer]:
 def _new_server(config: dict[str, str]) -> ValkeyServer:
     """A server on a free port of our own choice: its choice, the first free one from 16379 on, is that of every run."""
     for _ in range(5):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         server = ValkeyServer(port=port, config=config)
         try:
             server.start()
@@ -153,22 +157,33 @@ def _program(program: str) -> Iterator[Redis]:
     found = shutil.which(program)
     if found is None:
         raise ServerError(f"--redis {program}: there is no such program")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
-        server = subprocess.Popen([found, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
-        try:
-            ends = time.monotonic() + 10
-            while not _listens(port):
-                if server.poll() is not None or time.monotonic() > ends:
-                    raise ServerError(f"--redis {program}: it did not start")
-                time.sleep(0.02)
+        with listening([found, *options], port):
             yield Redis("127.0.0.1", port, Path(found).name)
-        finally:
-            server.terminate()
-            server.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def listening(command: list[str], port: int) -> Iterator[None]:
+    """A server program that listens on a port, until the end of the block. Raises ServerError when it does not."""
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+    try:
+        ends = time.monotonic() + 10
+        while not _listens(port):
+            if server.poll() is not None or time.monotonic() > ends:
+                raise ServerError(f"{command[0]} did not start")
+            time.sleep(0.02)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def _listens(port: int) -> bool:

@@ -21,7 +21,7 @@ from .driver import Driver, Manifest
 from .resp import RedisError
 from .run import FAIL, GREEN, HARNESS, KNOWN, PASS, STALE, VERDICTS, Result, run_driver
 from .schemas import protocol_folder, validate
-from .server import Redis, ServerError
+from .server import Redis, ServerError, software
 from .suite import all_cases
 
 _RULE: Final = re.compile(r"^#### (SABIR-[A-Z]+-[0-9]+)\n> (.*)$", re.MULTILINE)
@@ -199,7 +199,7 @@ async def _meet(redis: Redis) -> tuple[str, Redis]:
     """What the Redis is, and what it lets the runner do. Raises ServerError where the suite can't run."""
     try:
         connection = await redis.connect()
-        info = (await connection.run("INFO", "server")).decode()
+        name = software(await connection.run("INFO", "server"))
         user = f"t{secrets.token_hex(6)}"
         # Each port gets a user that is confined to the keys of its case: where that can't be, stray keys go unseen.
         users, patterns = await connection.run_all([("ACL", "SETUSER", user, "reset"), ("ACL", "SETUSER", user, "%W~x")])
@@ -207,8 +207,6 @@ async def _meet(redis: Redis) -> tuple[str, Redis]:
         await connection.close()
     except Exception as error:
         raise ServerError(f"{redis.name}: {error}") from error
-    fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-    name = "Valkey " + fields["valkey_version"] if "valkey_version" in fields else "Redis " + fields["redis_version"]
     acl, write_only = (not isinstance(answer, RedisError) for answer in (users, patterns))
     note = "" if acl else "; no ACL users here: keys that a port must not touch go unseen"
     return f"{name} ({redis.name}{note})", dataclasses.replace(redis, acl=acl, write_only_patterns=write_only)

@@ -11,11 +11,11 @@ import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from ..server import Redis
+from ..reports.figures import installed
+from ..server import Redis, software
 from . import special
 from .contestant import FOLDER, BenchError, contestants, nats
 from .measure import Bench, Measured, Outcome, Tell, judge
@@ -98,7 +98,7 @@ async def run(options: Options, redis: Redis, tell: Tell) -> Report:
     known = contestants()
     connection = await redis.connect()
     try:
-        async with nats() as url:
+        with nats() as url:
             bench = Bench(redis, connection, url, known, tell)
             report = Report(await _header(bench, options))
             for scenario in SCENARIOS:
@@ -125,12 +125,9 @@ def _choose(scenario: Scenario, options: Options) -> Scenario:
 
 
 async def _header(bench: Bench, options: Options) -> dict[str, Any]:
-    info = (await bench.run("INFO", "server")).decode()
-    fields = dict(line.split(":", 1) for line in info.split("\r\n") if ":" in line)
-    server = f"Valkey {fields['valkey_version']}" if "valkey_version" in fields else f"Redis {fields['redis_version']}"
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "server": server,
+        "server": software(await bench.run("INFO", "server")),
         "rounds": options.rounds,
         "seconds": options.seconds,
         "machine": f"{os.cpu_count()} × {_cpu()}, {platform.system()} {platform.release().split('-')[0]}",
@@ -141,7 +138,7 @@ async def _header(bench: Bench, options: Options) -> dict[str, Any]:
         "ruby": _said("ruby", "-e", "print RUBY_VERSION"),
         "redis gem": _said("ruby", "-e", "require 'redis'; print Redis::VERSION"),
         "nats-server": _said("nats-server", "--version").rpartition(" ")[2].removeprefix("v"),
-        **{name: found for name in _PACKAGES if (found := _version(name))},
+        **{name: found for name in _PACKAGES if (found := installed(name))},
     }
 
 
@@ -156,11 +153,4 @@ def _said(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
         return ""

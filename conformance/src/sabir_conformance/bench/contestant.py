@@ -7,13 +7,15 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
+
+from ..server import free_port, listening
+from ..soak.memory import resident
 
 FOLDER: Final = Path(__file__).parents[3] / "bench"
 """Where the contestants' programs are; only in the repository."""
@@ -115,8 +117,7 @@ class Process:
 
     def rss(self) -> int:
         """Bytes of memory that it holds."""
-        status = Path(f"/proc/{self.child.pid}/status").read_text("ascii")
-        return int(status.partition("VmRSS:")[2].split()[0]) << 10
+        return resident(self.child.pid)
 
     async def end(self) -> None:
         """Close its input, which ends it; kill it, if that does not."""
@@ -149,46 +150,21 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.asynccontextmanager
-async def nats() -> Any:
-    """A NATS server of our own, as its URL; None where none is installed."""
-    program = shutil.which("nats-server")
+@contextlib.contextmanager
+def nats() -> Iterator[str | None]:
+    """A NATS server of our own, as its URL; None where none is installed. Raises ServerError when it does not start."""
+    program, port = shutil.which("nats-server"), free_port()
     if program is None:
         yield None
         return
-    port = free_port()
-    quiet = asyncio.subprocess.DEVNULL
-    server = await asyncio.create_subprocess_exec(program, "-a", "127.0.0.1", "-p", str(port), stdout=quiet, stderr=quiet)
-    try:
-        async with asyncio.timeout(START):
-            while not await _listens(port):
-                await asyncio.sleep(0.02)
+    with listening([program, "-a", "127.0.0.1", "-p", str(port)], port):
         yield f"nats://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        await server.wait()
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 @dataclass(slots=True)
 class Pair:
     """A client and its workers, ready for rounds."""
 
-    contestant: Contestant
     client: Process
     workers: Sequence[Process]
 

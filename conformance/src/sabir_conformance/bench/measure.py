@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..resp import Connection
-from ..server import Redis
-from .contestant import FOLDER, BenchError, Contestant, Pair, Process, free_port
+from ..server import Redis, free_port
+from .contestant import FOLDER, BenchError, Contestant, Pair, Process
 from .scenarios import Entry, Goal, Scenario
 
 WARM_UP: Final = 0.7
@@ -114,15 +114,7 @@ class Bench:
         contestant = self.known[entry.contestant]
         if absence := self.absence(contestant):
             raise BenchError(absence)
-        place = {
-            "redis": self.redis.url,
-            "nats": self.nats,
-            "port": free_port(),
-            "service": f"b{secrets.token_hex(4)}",
-            "wait_ms": 0,
-            "concurrency": 64,
-            **entry.place,
-        }
+        place = {**self.place(), **entry.place}
         workers: list[Process] = []
         try:
             for _ in range(entry.workers):
@@ -131,15 +123,18 @@ class Bench:
         except BaseException:
             await asyncio.gather(*(worker.end() for worker in workers))
             raise
-        return Pair(contestant, client, workers)
+        return Pair(client, workers)
+
+    def place(self) -> dict[str, Any]:
+        """What a process is told, with a service of its own."""
+        service = f"b{secrets.token_hex(4)}"
+        where = {"redis": self.redis.url, "nats": self.nats, "port": free_port(), "service": service}
+        return {**where, "wait_ms": 0, "concurrency": 64}
 
     async def round(self, pair: Pair, entry: Entry, seconds: float) -> Round:
         """One round of so many seconds. Raises BenchError."""
-        return await self.order(pair, {**entry.order, "seconds": seconds}, seconds)
-
-    async def order(self, pair: Pair, order: dict[str, Any], seconds: float) -> Round:
         before = await self.redis_cpu(), pair.client.cpu(), sum(worker.cpu() for worker in pair.workers)
-        said = await pair.client.ask(order, seconds)
+        said = await pair.client.ask({**entry.order, "seconds": seconds}, seconds)
         after = await self.redis_cpu(), pair.client.cpu(), sum(worker.cpu() for worker in pair.workers)
         redis, client, worker = ((late - early) * 1e6 / said["calls"] for early, late in zip(before, after, strict=True))
         return Round(said["calls"], said["seconds"], said["p50_us"], said["p99_us"], redis, client, worker)

@@ -62,15 +62,15 @@ async def long_queue(bench: Bench, who: tuple[str, ...], waiting: int, times: in
 async def _drain(bench: Bench, name: str, waiting: int, taken: int) -> float:
     """Seconds of computing of worker and Redis for each of the first so many of the requests that wait."""
     contestant = bench.known[name]
-    service = f"b{secrets.token_hex(4)}"
-    queue = f"sabir:{{{service}}}:requests"
+    place = bench.place()
+    prefix = f"sabir:{{{place['service']}}}:"
+    queue = f"{prefix}requests"
     element = {"v": 1, "id": "", "reply_to": f"bench.{secrets.token_hex(8)}"}
     body = {"jsonrpc": "2.0", "id": "", "method": "echo", "params": ["x" * 100]}
     text = json.dumps({**element, "body": body}, separators=(",", ":"))
     for _ in range(0, waiting, _CHUNK):
         ids = [secrets.token_hex(16) for _ in range(_CHUNK)]
         await bench.run("RPUSH", queue, *(text.replace('"id":""', f'"id":"{id}"') for id in ids))
-    place = {"redis": bench.redis.url, "nats": None, "port": 0, "service": service, "wait_ms": 0, "concurrency": 64}
     worker = await Process.start(contestant, "worker", place)
     try:
         begin = await _point(bench, worker, queue)
@@ -78,7 +78,7 @@ async def _drain(bench: Bench, name: str, waiting: int, taken: int) -> float:
             await asyncio.sleep(0.01)
     finally:
         await worker.end()
-        for key in await bench.run("KEYS", f"sabir:{{{service}}}:*"):  # it is a server of our own
+        for key in await bench.run("KEYS", f"{prefix}*"):  # it is a server of our own
             await bench.run("UNLINK", key)
     if begin[0] == end[0]:
         raise BenchError(f"{contestant.title}: expected requests to be taken, {end[0]} are left of {waiting}")

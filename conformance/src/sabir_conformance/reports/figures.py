@@ -97,11 +97,16 @@ def partial(session: Session) -> bool:
     return bool(options.keyword or options.smoke or session.interrupted or len(options.roles) < 3)
 
 
-def suite_version() -> str:
+def installed(package: str) -> str:
+    """The version of a Python package; empty: it is not installed."""
     try:
-        return version("sabir-conformance")
+        return version(package)
     except PackageNotFoundError:
-        return "unknown"
+        return ""
+
+
+def suite_version() -> str:
+    return installed("sabir-conformance") or "unknown"
 
 
 def summary(session: Session, mutants: dict[str, Any] | None = None) -> dict[str, Any]:

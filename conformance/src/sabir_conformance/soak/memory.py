@@ -32,6 +32,11 @@ class Growth:
         return self.after > self.before * (1 + GROWTH) and self.after > self.before + SLACK
 
 
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds. Raises OSError or IndexError when it has just ended, or there is no /proc."""
+    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
+
+
 class Memory:
     """Samples of the resident memory of processes, one a second."""
 
@@ -43,11 +48,11 @@ class Memory:
         now: dict[Process, list[int]] = {}
         for process in processes:
             try:
-                pages = int(Path(f"/proc/{process.pid}/statm").read_text(encoding="ascii").split()[1])
-            except (OSError, IndexError):  # it has just ended, or this system has no /proc
+                held = resident(process.pid)
+            except (OSError, IndexError):
                 continue
             now[process] = self._samples.get(process, [])
-            now[process].append(pages * _PAGE)
+            now[process].append(held)
         self._samples = now
 
     def growth(self, samples: int) -> list[Growth]:
