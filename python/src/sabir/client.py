@@ -446,9 +446,9 @@ class _Exchange:
                     cmds += commands.wait(keys, token, block * 1000)
             try:
                 # What is small is taken at once, or the other side is gone.
-                link.send(cmds, min(left + _SILENCE, ANSWER) if len(self._elements[0]) < _SMALL else left + _SILENCE)
-                forgotten = len(line.forget)
-                depth = link.read_some(forgotten + 1, self._patience())[-1]
+                is_small = sum(map(len, self._elements)) < _SMALL
+                link.send(cmds, min(left + _SILENCE, ANSWER) if is_small else left + _SILENCE)
+                depth = link.read_some(len(line.forget) + 1, self._patience())[-1]
                 line.forget = []
                 is_over = type(depth) is int and max_queue is not None and depth > max_queue
                 # Where it is over the bound, that counts, and the take-back reads the answers that are left.

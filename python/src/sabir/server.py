@@ -571,14 +571,12 @@ class Server(Methods):
         """Settle the element before in the same write, and wait for the next one; None: none came, or there was trouble."""
         link, keys, worker, trouble = self._take_link, self._keys, self.worker, self._take_trouble
         before: Commands = []
+        if settled is not None and (not link.is_open or self._found):
+            return Unsettled(settled, unknown=False)
         try:
             if not link.is_open:
-                if settled is not None:
-                    return Unsettled(settled, unknown=False)
                 self._open_take_link()
             if self._found:
-                if settled is not None:
-                    return Unsettled(settled, unknown=False)
                 taken: Taken | None = self._found.popleft()
             else:
                 if settled is not None:

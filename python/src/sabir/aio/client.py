@@ -693,9 +693,7 @@ class Client:
 
     def _again(self, push: _Push) -> None:
         if not push.is_over:
-            self._outgoing.append(push)
-            if self._pusher is None:
-                self._pusher = asyncio.get_running_loop().create_task(self._send(), name="sabir-push")
+            self._push(push)
 
 
 def _unanswered(plan: Plan, push: _Push) -> SabirError:
