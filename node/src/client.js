@@ -54,6 +54,8 @@ const DRAINED = 999;
 const TRUST_MS = REPLY_EXPIRES_MS / 2;
 /** The pause between two looks at a list from which nothing is removed. */
 const POLL_MS = 50;
+/** How late a time-out may be, in ms: those that pass within this time end together, and what is called then leaves together. */
+const GRAIN_MS = 10;
 /** What an attempt of `retry` has at least: one that is too short says less than the error before it. */
 const ATTEMPT_MS = 50;
 const LONGEST_TIMEOUT_MS = 1e12;
@@ -90,7 +92,7 @@ function checkTime(ms, what) {
  * @typedef {object} Inbox
  * @property {string} token
  * @property {Place} place
- * @property {Map<string, Pending>} waiting the requests without an outcome, by their ids
+ * @property {Waiting} waiting the requests without an outcome
  * @property {Pending[]} unsent those that leave when all that could go on at once has
  * @property {number} until when the last of them times out, by `performance.now()`
  * @property {NodeJS.Timeout} [timer] one for all: when the next of them may time out
@@ -109,9 +111,47 @@ function checkTime(ms, what) {
 
 /** @param {string} token @param {Place} place @param {Link} link @returns {Inbox} */
 const newInbox = (token, place, link) => ({
-  token, place, link, waiting: new Map(), unsent: [], until: 0, firesAt: Infinity, asked: 0, read: 0, readAt: 0,
+  token, place, link, waiting: new Waiting(), unsent: [], until: 0, firesAt: Infinity, asked: 0, read: 0, readAt: 0,
   isRead: false, isLooking: false, isTidied: false, isLost: false, isRetired: false,
 });
+
+/** How many are added to a Map before it is made anew. */
+const RENEWED = 1_000;
+
+/**
+ * Requests without an outcome, by their ids. V8 lets each table that a Map has outgrown point to the next one, so that one of them which
+ * has grown old keeps all that ever came behind it, for the collector to copy: that was a fifth of a client's time. So no Map lives long.
+ */
+class Waiting {
+  /** @type {Map<string, Pending>} */
+  #map = new Map();
+  #added = 0;
+
+  get size() {
+    return this.#map.size;
+  }
+
+  /** @param {string} id */
+  get(id) {
+    return this.#map.get(id);
+  }
+
+  /** @param {Pending} request */
+  add(request) {
+    if (++this.#added === RENEWED) [this.#map, this.#added] = [new Map(this.#map), 0];
+    this.#map.set(request.id, request);
+  }
+
+  /** @param {string} id */
+  delete(id) {
+    this.#map.delete(id);
+  }
+
+  /** All of them, as they are now. */
+  list() {
+    return [...this.#map.values()];
+  }
+}
 
 /** A request, until it has an outcome: a result, or an error. */
 export class Pending {
@@ -121,8 +161,10 @@ export class Pending {
   judgedFrom = Infinity;
   /** @type {unknown} what went wrong last */
   trouble;
-  /** @type {(outcome: unknown) => void} */
-  resolve = noop;
+  /** @type {(result: unknown) => void} */
+  #resolve = noop;
+  /** @type {(error: SabirError) => void} */
+  #reject = noop;
   /** The moment that it was written with, in ms since 1970. @type {number | undefined} */
   #deadline;
   #writer;
@@ -142,8 +184,17 @@ export class Pending {
     this.until = until;
     /** As it was written last. @type {string | Buffer} */
     this.element = '';
-    /** @type {Promise<any>} */
-    this.outcome = new Promise((resolve) => (this.resolve = resolve));
+    /** @type {Promise<any>} rejected with a SabirError */
+    this.outcome = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+  }
+
+  /** @param {unknown} outcome a result, or an error */
+  end(outcome) {
+    if (outcome instanceof SabirError) this.#reject(outcome);
+    else this.#resolve(outcome);
   }
 
   /** Writes the element, as it is to be sent now. @param {number} [deadline] undefined: it never expires */
@@ -164,11 +215,14 @@ export class Pending {
 
 /** Begins to wait for a request. @param {Inbox} inbox @param {Pending} request */
 function expect(inbox, request) {
-  inbox.waiting.set(request.id, request);
+  inbox.waiting.add(request);
   inbox.until = Math.max(inbox.until, request.until);
-  if (request.until < inbox.firesAt) fireAt(inbox, request.until);
+  if (inGrains(request.until) < inbox.firesAt) fireAt(inbox, inGrains(request.until));
   else if (inbox.waiting.size === 1) inbox.timer?.ref();
 }
+
+/** When what passes at a moment is ended, both by `performance.now()`. @param {number} until */
+const inGrains = (until) => Math.ceil(until / GRAIN_MS) * GRAIN_MS;
 
 /** @param {Inbox} inbox @param {number} at by `performance.now()` */
 function fireAt(inbox, at) {
@@ -182,11 +236,11 @@ function expire(inbox) {
   inbox.firesAt = Infinity;
   const now = performance.now();
   let next = Infinity;
-  for (const request of inbox.waiting.values()) {
+  for (const request of inbox.waiting.list()) {
     if (request.until <= now) settle(inbox, request.id, () => request.expired(inbox));
     else next = Math.min(next, request.until);
   }
-  if (next < Infinity) fireAt(inbox, next);
+  if (next < Infinity) fireAt(inbox, inGrains(next));
 }
 
 /** @param {unknown} error */
@@ -202,7 +256,7 @@ export function settle(inbox, id, outcome) {
   if (!request) return;
   inbox.waiting.delete(id);
   if (!inbox.waiting.size) inbox.timer?.unref(); // it keeps no program that waits for nothing
-  request.resolve(outcome());
+  request.end(outcome());
 }
 
 /** Calls methods of services. Any number of calls can be in flight at once. */
@@ -287,11 +341,12 @@ export class Client {
    * @throws {TypeError} what JSON can't hold, or an argument of the wrong type
    * @throws {RangeError} a name outside its grammar, or a time-out that is not positive
    */
-  async call(service, method, params, options) {
-    const [request] = this.#begin(service, [[method, params]], options);
-    const outcome = await request.outcome;
-    if (outcome instanceof SabirError) throw outcome;
-    return outcome;
+  call(service, method, params, options) {
+    try {
+      return this.#begin(service, [[method, params]], options)[0].outcome;
+    } catch (error) {
+      return Promise.reject(error);
+    }
   }
 
   /**
@@ -304,7 +359,8 @@ export class Client {
    * @throws {TypeError} @throws {RangeError} @throws {SabirError} one of the requests can't be sent at all, and none was
    */
   async many(service, calls, options) {
-    return Promise.all(this.#begin(service, calls, options).map(({ outcome }) => outcome));
+    const asValue = (/** @type {SabirError} */ error) => error;
+    return Promise.all(this.#begin(service, calls, options).map(({ outcome }) => outcome.catch(asValue)));
   }
 
   /**
@@ -319,15 +375,18 @@ export class Client {
     const handled = context();
     const limitMs = Math.min(checkTime(timeoutMs, 'timeoutMs'), handled?.timeLeftMs ?? Infinity); // SABIR-TIME-5
     const until = performance.now() + limitMs;
-    const common = { replyTo: inbox.token, idempotent, traceparent: traceparent ?? handled?.traceparent };
+    const replyTo = inbox.token;
+    traceparent ??= handled?.traceparent;
+    const deadline = this.#deadline(until);
     const requests = calls.map(([method, params]) => {
       const id = newId();
-      const request = new Pending(id, requestWriter({ ...common, id, method, params: params ?? undefined }, this.#limits), idempotent, limitMs, until);
-      request.write(this.#deadline(until)); // SABIR-LIMIT-1: what is too large is refused before anything is sent
+      const writer = requestWriter({ id, replyTo, idempotent, traceparent, method, params: params ?? undefined }, this.#limits);
+      const request = new Pending(id, writer, idempotent, limitMs, until);
+      request.write(deadline); // SABIR-LIMIT-1: what is too large is refused before anything is sent
       return request;
     });
     if (limitMs <= 0) {
-      for (const { resolve } of requests) resolve(new DeadlineExceeded('the deadline of the request that is being handled has come'));
+      for (const request of requests) request.end(new DeadlineExceeded('the deadline of the request that is being handled has come'));
     } else if (requests.length) {
       if (!inbox.unsent.length) process.nextTick(() => this.#flush(inbox));
       inbox.unsent.push(...requests);
@@ -382,9 +441,11 @@ export class Client {
     expect(inbox, request);
     const lost = () => new ConnectionLost('the connection was lost before Redis answered', { cause: request.trouble });
     void this._push(inbox, [request], deadline).then((isQueued) => settle(inbox, id, isQueued ? noop : lost));
-    const outcome = await request.outcome;
-    clearTimeout(inbox.timer);
-    if (outcome instanceof SabirError) throw outcome;
+    try {
+      await request.outcome;
+    } finally {
+      clearTimeout(inbox.timer);
+    }
     return id;
   }
 
@@ -465,13 +526,16 @@ export class Client {
     this.#link.close();
     await turn(); // what is being written, leaves
     await Promise.all([...this.#allInboxes].map(async (inbox) => {
-      await inbox.tidying; // SABIR-WAIT-2
+      await inbox.tidying;
+      await this.#tidy(inbox); // SABIR-WAIT-2
       inbox.link.close();
     }));
     for (const { waiting, timer } of this.#allInboxes) {
       clearTimeout(timer);
-      for (const { resolve } of waiting.values()) resolve(new ConnectionLost('the client was closed'));
-      waiting.clear();
+      for (const request of waiting.list()) {
+        waiting.delete(request.id);
+        request.end(new ConnectionLost('the client was closed'));
+      }
     }
   }
 
@@ -507,9 +571,12 @@ export class Client {
   async _push(inbox, requests, deadline) {
     const { place, waiting } = inbox;
     const isCall = inbox.token !== ''; // a notification has no token
-    const isLeft = (/** @type {Pending} */ { id, until }) => waiting.has(id) && performance.now() < until;
+    const left = () => {
+      const now = performance.now();
+      return requests.filter(({ id, until }) => waiting.get(id) && now < until);
+    };
     for (let delay; ; delay ??= backoff(), await pause(delay())) {
-      if (delay) requests = requests.filter(isLeft);
+      if (delay) requests = left();
       if (!requests.length) return false;
       const isFree = isCall && !inbox.isLooking && inbox.link.isOpen && !this.#clock.isStale;
       const link = isFree ? inbox.link : this.#link;
@@ -523,7 +590,7 @@ export class Client {
         if (this.#isClosed) for (const { id } of requests) settle(inbox, id, () => new NotQueued('the client is closed'));
         continue;
       }
-      if (!isFree) requests = requests.filter(isLeft);
+      if (!isFree) requests = left();
       if (!requests.length) return false;
       const now = performance.now();
       const elements = requests.map((request) => request.write(deadline(request)));
@@ -704,7 +771,7 @@ export class Client {
     const { link, place, token, waiting } = inbox;
     const now = (inbox.asked = performance.now());
     const [alive] = await link.send(askAlive(place));
-    const judged = [...waiting.values()].filter(({ judgedFrom }) => judgedFrom <= now).reverse();
+    const judged = waiting.list().filter(({ judgedFrom }) => judgedFrom <= now).reverse();
     if (alive !== 0 || !judged.length || now - link.cameBack < this._paces.calmMs) return; // SABIR-ALIVE-5
     const [watched, isServed, length] = await link.send(lookAlive(place));
     if (isServed !== 0 || watched instanceof Error || length instanceof Error) return void (await link.send(unwatch()));

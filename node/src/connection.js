@@ -6,7 +6,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { createClient, RESP_TYPES } from 'redis';
 import { clock as askTime } from './commands.js';
 
 /** @typedef {import('./commands.js').Command} Command */
@@ -34,8 +33,6 @@ const OPTIONS = /** @type {const} */ ({
   clientSideCache: undefined,
   emitInvalidate: false,
   pingInterval: 0,
-  // Without a time-out of its own, which node-redis gives each command at the price of a timer (80 µs of a call's 330).
-  commandOptions: { timeout: undefined, typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } }, // SABIR-TRANSPORT-4
 });
 
 /** The most that a timer can wait for: 24.8 days. */
@@ -114,23 +111,30 @@ export class Clock {
   }
 }
 
-const createPattern = () => createClient(OPTIONS);
-/** @type {ReturnType<typeof createPattern> | undefined} */
-let pattern;
+/** Loads the package, when somebody is about to connect: it takes five times as long as all else that is imported here. */
+async function load() {
+  const { createClient, RESP_TYPES } = await import('redis');
+  // Without a time-out of its own, which node-redis gives each command at the price of a timer (80 µs of a call's 330).
+  const commandOptions = { timeout: undefined, typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } }; // SABIR-TRANSPORT-4
+  const options = { ...OPTIONS, commandOptions };
+  return { options, pattern: createClient(options) };
+}
 
-/** All connections are copies of one client: the package builds its classes anew for each createClient(), which takes 29 ms. */
-const copy = () => (pattern ??= createPattern());
+/** @type {ReturnType<typeof load> | undefined} */
+let loading;
+const loaded = () => (loading ??= load());
 
-/** @param {Source} source */
-function createRedis({ url, redis }) {
+/** Makes a copy of a client: the package builds its classes anew for each createClient(), which takes 29 ms. @param {Source} source */
+async function createRedis({ url, redis }) {
+  const { options, pattern } = await loaded();
   const socket = { reconnectStrategy: /** @type {const} */ (false) };
   const created = redis
-    ? redis.duplicate({ ...OPTIONS, socket: { ...redis.options?.socket, ...socket } })
-    : copy().duplicate({ url, ...OPTIONS, socket });
+    ? redis.duplicate({ ...options, socket: { ...redis.options?.socket, ...socket } })
+    : pattern.duplicate({ url, ...options, socket });
   return created.on('error', noop); // without a listener it would end the process; what was in flight learns of it by its promise
 }
 
-/** @typedef {ReturnType<typeof createRedis>} Redis */
+/** @typedef {Awaited<ReturnType<typeof createRedis>>} Redis */
 
 /**
  * What was sent in one write and is not answered yet.
@@ -155,8 +159,8 @@ export class Link {
   #redis;
   /** @type {Promise<true> | undefined} */
   #opening;
-  /** @type {Set<Exchange>} */
-  #unanswered = new Set();
+  /** In the order in which they were sent. @type {Exchange[]} */
+  #unanswered = [];
   /** One for all exchanges: the next that is due. @type {NodeJS.Timeout | undefined} */
   #timer;
   #firesAt = Infinity;
@@ -180,6 +184,7 @@ export class Link {
     this.#source = source;
     this.#clock = clock;
     this.#graceMs = graceMs;
+    loaded().catch(noop); // begins before the first call, whose time is limited; its failure is told there
   }
 
   get isOpen() {
@@ -202,7 +207,8 @@ export class Link {
   async #connect() {
     this.#redis?.destroy();
     this.#isMade = false;
-    const redis = (this.#redis = createRedis(this.#source));
+    const redis = (this.#redis = await createRedis(this.#source));
+    if (this.#isClosed) throw new Error('closed');
     const isAgain = this.#wasTried;
     this.#wasTried = true;
     let isSlow = false;
@@ -254,22 +260,23 @@ export class Link {
    * error reply is an Error in its place.
    *
    * @param {Command[]} commands
-   * @param {number} [blockMs] how long the last of them may block
+   * @param {number} [blockMs] how long they may block
+   * @param {() => void} [begun] called when the first of them is answered
    * @returns {Promise<any[]>}
    * @throws {Error} the connection was lost, or silent for too long: nobody knows what was executed
    */
-  send(commands, blockMs) {
+  send(commands, blockMs, begun) {
     if (!this.isOpen || !this.#redis) return Promise.reject(new Error('not connected to Redis'));
-    return this.#exchange(this.#redis, commands, blockMs);
+    return this.#exchange(this.#redis, commands, blockMs, begun);
   }
 
-  /** @param {Redis} redis @param {Command[]} commands @param {number} [blockMs] @returns {Promise<any[]>} */
-  async #exchange(redis, commands, blockMs = 0) {
+  /** @param {Redis} redis @param {Command[]} commands @param {number} [blockMs] @param {() => void} [begun] @returns {Promise<any[]>} */
+  async #exchange(redis, commands, blockMs = 0, begun = noop) {
     // Waited for in two halves: after a time in which a handler held the event loop, the first one is over before the answer could
     // be read (SABIR-TRANSPORT-2).
     const half = (blockMs + PATIENCE_MS) / 2;
     const exchange = { redis, half, due: performance.now() + half, isLate: false };
-    this.#unanswered.add(exchange);
+    this.#unanswered.push(exchange);
     this.#watch(exchange.due);
     /** @type {any[]} */
     const answers = commands.map((command) => redis.sendCommand(command));
@@ -280,8 +287,9 @@ export class Link {
       } catch (error) {
         answers[i] = cause = error;
       }
+      if (i === 0) begun();
     }
-    this.#unanswered.delete(exchange);
+    this.#unanswered.splice(this.#unanswered.indexOf(exchange), 1);
     if (cause && !redis.isReady) throw new Error('the connection to Redis was lost', { cause });
     return answers;
   }
@@ -307,7 +315,7 @@ export class Link {
       }
       next = Math.min(next, exchange.due);
     }
-    if (this.#unanswered.size) this.#watch(next);
+    if (next < Infinity) this.#watch(next);
   }
 
   /** Asks for the time. */

@@ -43,6 +43,7 @@ import { decodeRequest, encodeDeadLetter, encodeError, encodeResult, LIMITS, sho
  * @property {Buffer} element
  * @property {string | Buffer} bytes the element, as it is quickest to send
  * @property {Answer} answer when it has been run
+ * @property {number} at where it stands among what was started
  */
 
 /** @typedef {(...params: any[]) => unknown} Handler May return a promise. */
@@ -141,8 +142,8 @@ export class Server {
   #links;
   /** @type {Map<string, { signature: Signature, handler: Handler }>} a Map: a name from the wire finds nothing else (SABIR-BODY-3) */
   #methods = new Map();
-  /** @type {Set<Work>} what the hand holds and is being run or answered */
-  #started = new Set();
+  /** @type {Work[]} what the hand holds and is being run or answered, in no order */
+  #started = [];
   /** @type {Work[]} what of it has been run, and is to be answered */
   #ended = [];
   /** Whether the next take is about to be sent: it takes along what has ended. */
@@ -436,6 +437,7 @@ export class Server {
       const room = this.#room();
       if (room <= 0) {
         this.#takeNothingAlong();
+        this.#takesAlong = true; // what frees a place
         await new Promise((resolve) => (this.#freed = () => resolve(undefined)));
         continue;
       }
@@ -457,12 +459,8 @@ export class Server {
         for (let i = 0; i < extra; i++) moves.push(...takeMore(this.#place, this.worker));
         this.#answerAlong(link);
         let waited = false; // whether the queue was empty when the take came
-        const leased = link.send([lease]).then(([answer]) => {
-          process.nextTick(() => (waited = true));
-          return answer;
-        });
-        const moving = link.send(moves, TAKE_MS);
-        const answers = (await Promise.all([leased, moving])).flat();
+        const leased = () => process.nextTick(() => (waited = true));
+        const answers = await link.send([lease, ...moves], TAKE_MS, leased);
         const elements = answers.filter((answer) => answer instanceof Buffer);
         if (signal.aborted) break; // #leave gives it back
         this.#takesAlong = true;
@@ -484,7 +482,7 @@ export class Server {
 
   /** How many handlers can be started (SABIR-WORKER-3). */
   #room() {
-    return this.#concurrency - (this.#started.size - this.#ended.length) - this.#overdue.size;
+    return this.#concurrency - (this.#started.length - this.#ended.length) - this.#overdue.size;
   }
 
   /**
@@ -494,7 +492,7 @@ export class Server {
    * @returns {Promise<Buffer[]>}
    */
   async #unseen(link) {
-    const seen = Array.from(this.#started, ({ element }) => element); // before the hand is read: what is finished meanwhile is still in the answer
+    const seen = this.#started.map(({ element }) => element); // before the hand is read: what is finished meanwhile is still in the answer
     const [hand] = await ask(link, readHand(this.#place, this.worker));
     return hand.filter((/** @type {Buffer} */ element) => {
       const index = seen.findIndex((started) => started.equals(element));
@@ -507,8 +505,8 @@ export class Server {
   #begin(element, taken) {
     const bytes = shortest(element);
     /** @type {Work} */
-    const work = { element, bytes, answer: {} };
-    this.#started.add(work);
+    const work = { element, bytes, answer: {}, at: this.#started.length };
+    this.#started.push(work);
     try {
       const request = decodeRequest(element, this.#limits, bytes);
       const isAsked = request.kind !== 'rejected' && request.idempotent;
@@ -566,7 +564,8 @@ export class Server {
 
   /** @param {Work} work */
   #release(work) {
-    this.#started.delete(work);
+    const last = /** @type {Work} */ (this.#started.pop());
+    if (last !== work) this.#started[(last.at = work.at)] = last;
     this.#freed();
   }
 
@@ -714,7 +713,7 @@ export class Server {
         for (const _ of await this.#unseen(link)) await ask(link, giveBack(this.#place, this.worker)); // SABIR-STOP-3
       });
     }
-    while (this.#started.size) await new Promise((resolve) => (this.#freed = () => resolve(undefined))); // SABIR-STOP-2
+    while (this.#started.length) await new Promise((resolve) => (this.#freed = () => resolve(undefined))); // SABIR-STOP-2
     this.#ending.abort();
     if (!this.#taking) beat.close(); // it never served: there is nothing to wait for
     await this.#beating;

@@ -70,3 +70,17 @@ each('encode', ({ what, input, expect }) => {
   if (expect === null) return assert.throws(() => write(input), (error) => error instanceof RangeError || error instanceof TypeError);
   return assert.deepEqual(JSON.parse(String(write(input))), expect);
 });
+
+test('what a port writes is read the quick way, and as it is read in full', () => {
+  const id = '0'.repeat(32);
+  const call = encodeRequest({ id, replyTo: 'web.1', deadline: 1, method: 'a', params: ['}}'] });
+  const reply = encodeResult({ id, worker: 'w.1', result: { '"': '}}' } });
+  const ends = [(text) => text, (text) => text.slice(0, -1), (text) => `${text}}`];
+  const faults = [...ends, ...['null', ',"id":"x"', ',"error":{}', '"params":1', ',"jsonrpc":"1"'].map((more) => (text) => `${text.slice(0, -2)}${more}}}`)];
+  for (const [text, read] of [[call, decodeRequest], [reply, decodeReply]]) {
+    for (const fault of faults) {
+      const usual = fault(text);
+      assert.deepEqual(read(Buffer.from(usual)), read(Buffer.from(` ${usual}`)), usual); // with a space in front, it is not usual
+    }
+  }
+});

@@ -78,9 +78,9 @@ export type Inbox = {
     token: string;
     place: Place;
     /**
-     * the requests without an outcome, by their ids
+     * the requests without an outcome
      */
-    waiting: Map<string, Pending>;
+    waiting: Waiting;
     /**
      * those that leave when all that could go on at once has
      */
@@ -135,6 +135,22 @@ export type Inbox = {
     readAt: number;
     link: Link;
 };
+/**
+ * Requests without an outcome, by their ids. V8 lets each table that a Map has outgrown point to the next one, so that one of them which
+ * has grown old keeps all that ever came behind it, for the collector to copy: that was a fifth of a client's time. So no Map lives long.
+ */
+declare class Waiting {
+    #private;
+    get size(): number;
+    /** @param {string} id */
+    get(id: string): Pending | undefined;
+    /** @param {Pending} request */
+    add(request: Pending): void;
+    /** @param {string} id */
+    delete(id: string): void;
+    /** All of them, as they are now. */
+    list(): Pending[];
+}
 /** A request, until it has an outcome: a result, or an error. */
 export declare class Pending {
     #private;
@@ -144,7 +160,7 @@ export declare class Pending {
     until: number;
     /** As it was written last. @type {string | Buffer} */
     element: string | Buffer;
-    /** @type {Promise<any>} */
+    /** @type {Promise<any>} rejected with a SabirError */
     outcome: Promise<any>;
     /** Whether Redis may have got it. */
     sent: boolean;
@@ -152,8 +168,6 @@ export declare class Pending {
     judgedFrom: number;
     /** @type {unknown} what went wrong last */
     trouble: unknown;
-    /** @type {(outcome: unknown) => void} */
-    resolve: (outcome: unknown) => void;
     /**
      * @param {string} id
      * @param {(deadline?: number) => string | Buffer} writer writes the element
@@ -162,6 +176,8 @@ export declare class Pending {
      * @param {number} until when that passes, by `performance.now()`
      */
     constructor(id: string, writer: (deadline?: number) => string | Buffer, idempotent: boolean, timeoutMs: number, until: number);
+    /** @param {unknown} outcome a result, or an error */
+    end(outcome: unknown): void;
     /** Writes the element, as it is to be sent now. @param {number} [deadline] undefined: it never expires */
     write(deadline?: number): string | Buffer<ArrayBufferLike>;
     /** What it ends with when its time-out passes. @param {Inbox} inbox */

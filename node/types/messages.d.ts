@@ -138,7 +138,7 @@ export declare function unwritable(value: unknown, levels: number): {
 /**
  * Checks and writes all of a request but its deadline, which is known only when it is sent (SABIR-ENVELOPE-1, SABIR-LIMIT-1).
  *
- * @param {Omit<Request, 'deadline'>} request
+ * @param {Omit<Request, 'deadline'>} request its id and token are not checked: they were made here
  * @param {Limits} [limits]
  * @returns {(deadline?: number) => string | Buffer} writes the element; undefined: one that never expires
  * @throws {TypeError} a name, or what JSON can't hold
@@ -147,12 +147,12 @@ export declare function unwritable(value: unknown, levels: number): {
  */
 export declare function requestWriter({ id, replyTo, idempotent, traceparent, method, params }: Omit<Request, 'deadline'>, limits?: Limits): (deadline?: number) => string | Buffer;
 /**
- * Writes a request. @see requestWriter
+ * Checks and writes a request. @see requestWriter
  *
  * @param {Request} request
  * @param {Limits} [limits]
  */
-export declare const encodeRequest: (request: Request, limits?: Limits) => string | Buffer<ArrayBufferLike>;
+export declare function encodeRequest(request: Request, limits?: Limits): string | Buffer<ArrayBufferLike>;
 /**
  * Writes a reply with a result.
  *

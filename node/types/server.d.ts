@@ -67,6 +67,10 @@ export type Work = {
      * when it has been run
      */
     answer: Answer;
+    /**
+     * where it stands among what was started
+     */
+    at: number;
 };
 export type Handler = (...params: any[]) => unknown;
 export type Taken = {
