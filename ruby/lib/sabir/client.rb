@@ -35,7 +35,8 @@ module Sabir
       @timeout = seconds(timeout)
       @errors = errors.to_h { |error| [error::CODE, error] }
       @max_queue = bound(max_queue)
-      @limits = { max_bytes: max_bytes, max_depth: max_depth }
+      @max_bytes = max_bytes
+      @max_depth = max_depth
       @clock = Clock.new
       @connect = -> { Connection.new(url, redis, @clock) }
       @idle = []
@@ -60,8 +61,7 @@ module Sabir
     # @raise [SabirError] what the worker answered, or why there is no answer
     # @raise [ArgumentError] a name outside its grammar, a time-out that is none, a value that JSON does not have
     def call(service, method, params = nil, timeout: nil, idempotent: false, traceparent: nil)
-      options = { timeout: timeout, idempotent: idempotent, traceparent: traceparent }
-      outcome = many(service, [[method, params]], **options).first
+      outcome, = many(service, [[method, params]], timeout: timeout, idempotent: idempotent, traceparent: traceparent)
       outcome.is_a?(SabirError) ? raise(outcome) : outcome
     end
 
@@ -75,12 +75,15 @@ module Sabir
       limit = time_for(timeout)
       return requests.map { DeadlineExceeded.new("no time left to call it") } unless limit.positive?
 
-      token = "#{@name}.#{SecureRandom.hex(8)}" # for this call alone: no old connection can rob it [SABIR-TOKEN-1]
-      ids = requests.map { SecureRandom.hex(16) }
-      common = { reply_to: token, idempotent: idempotent, traceparent: traceparent || context&.traceparent }
+      random = SecureRandom.hex(8 + (16 * requests.size))
+      token = "#{@name}.#{random[0, 16]}" # for this call alone: no old connection can rob it [SABIR-TOKEN-1]
+      ids = Array.new(requests.size) { |n| random[16 + (32 * n), 32] }
+      traceparent ||= context&.traceparent
       deliver(keys(service), token, ids, limit, idempotent) do |now, left|
         ends = now + (left * 1000).floor # [SABIR-CALL-5]
-        requests.zip(ids).map { |(method, params), id| encode(id, method, params, deadline: ends, **common) }
+        requests.zip(ids).map do |(method, params), id|
+          encode(id, method, params, token: token, deadline: ends, idempotent: idempotent, traceparent: traceparent)
+        end
       end
     end
 
@@ -134,7 +137,7 @@ module Sabir
       id = SecureRandom.hex(16)
       outcome = deliver(keys(service), nil, [id], @timeout, idempotent) do |now, _|
         deadline = expires && (now + (expires * 1000).ceil)
-        [encode(id, method, params, deadline: deadline, idempotent: idempotent, traceparent: traceparent)]
+        [encode(id, method, params, token: nil, deadline: deadline, idempotent: idempotent, traceparent: traceparent)]
       end.first
       outcome.is_a?(SabirError) ? raise(outcome) : id
     end
@@ -185,8 +188,10 @@ module Sabir
       (token ? Calls : Delivery).new(self, keys, ids, finish, **options) { elements ||= encode.call }.run
     end
 
-    def encode(id, method, params, **envelope)
-      Messages.encode_request(id: id, method: method.to_s, params: params, **envelope, **@limits)
+    def encode(id, method, params, token:, deadline:, idempotent:, traceparent:)
+      Messages.encode_request(id: id, method: method.to_s, params: params, reply_to: token, deadline: deadline,
+                              idempotent: idempotent, traceparent: traceparent,
+                              max_bytes: @max_bytes, max_depth: @max_depth)
     end
 
     # @raise [ArgumentError] [SABIR-CALL-4]

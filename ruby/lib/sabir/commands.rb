@@ -87,9 +87,10 @@ module Sabir
 
     # The worker answers a call and acknowledges it, both or neither [SABIR-REPLY-3].
     def reply(keys, worker, token, reply, element)
+      list = keys.reply(token)
       [["MULTI"],
-       ["RPUSH", keys.reply(token), reply],
-       ["PEXPIRE", keys.reply(token), REPLY_EXPIRES_MS.to_s],
+       ["RPUSH", list, reply],
+       ["PEXPIRE", list, REPLY_EXPIRES_MS.to_s],
        *acknowledge(keys, worker, element),
        ["EXEC"]]
     end
@@ -128,7 +129,7 @@ module Sabir
     def seconds(block_ms)
       raise ArgumentError, "block_ms: expected at least 1, got #{block_ms.inspect}" unless block_ms >= 1
 
-      return (block_ms / 1000.0).to_s.delete_suffix(".0") if block_ms.is_a?(Integer)
+      return (block_ms.to_i / 1000).to_s if (block_ms % 1000).zero?
 
       format("%.3f", block_ms / 1000.0).sub(/\.?0+\z/, "")
     end

@@ -86,10 +86,13 @@ module Sabir
       replies = []
       ahead = @ahead.size
       @sent = Clock.monotonic
-      stream(ahead.zero? ? commands : @ahead + commands, patience) do |reply|
-        next ahead -= 1 if ahead.positive?
-
-        replies << reply
+      send_all(ahead.zero? ? commands : @ahead + commands, patience)
+      while ahead.positive?
+        @driver.read
+        ahead -= 1
+      end
+      commands.size.times do
+        replies << (reply = @driver.read)
         yield reply if block_given?
       end
       @used = Clock.monotonic
@@ -148,10 +151,10 @@ module Sabir
     end
 
     # Past the gem's wrappers for single commands, which cost more than the commands; what it does to connect stays.
-    def stream(commands, patience, &each)
+    def send_all(commands, patience)
       @driver ||= connect(patience)
       self.patience = patience unless patience == @patience
-      converse(commands, &each)
+      write(commands)
     end
 
     if VERSION_5
@@ -164,37 +167,80 @@ module Sabir
         @driver.read_timeout = @driver.write_timeout = @patience = seconds
       end
 
-      def converse(commands)
-        @driver.write_multi(commands)
-        commands.size.times { yield @driver.read }
-      end
+      def write(commands) = @driver.write_multi(commands)
     else
-      # The gem's own driver writes each command by itself, and others might come between [SABIR-LEASE-2].
-      module OneWrite
-        LENGTHS = Array.new(1_024) { |length| "$#{length}\r\n".b.freeze }.freeze # those of nearly all parts
+      # The gem's own driver writes each command by itself, and others might come between [SABIR-LEASE-2]; and it makes
+      # a String of 16 KiB whenever it looks whether something has come.
+      module Buffered
         END_OF_LINE = "\r\n".b.freeze
-        COLON, PLUS = ":+".bytes
+        LENGTHS = Array.new(1_024) { |length| "\r\n$#{length}\r\n".b.freeze }.freeze # those of nearly all parts
+        COLON, DOLLAR, PLUS = ":$+".bytes
+        CHUNK = 65_536
+
+        def self.extended(driver) = driver.begin_reading
+
+        def begin_reading
+          @buffer = String.new(capacity: CHUNK, encoding: Encoding::BINARY) # what has been read from the socket
+          @at = 0 # so much of it has been used
+        end
 
         def write_all(commands)
-          bytes = String.new(capacity: 1_024, encoding: Encoding::BINARY)
+          parts = []
           commands.each do |command|
-            bytes << "*#{command.size}\r\n"
+            parts << "*#{command.size}"
             command.each do |part|
               length = part.bytesize
-              bytes << (LENGTHS[length] || "$#{length}\r\n") << (part.ascii_only? ? part : part.b) << END_OF_LINE
+              parts << (LENGTHS[length] || "\r\n$#{length}\r\n") << (part.ascii_only? ? part : part.b)
             end
+            parts << END_OF_LINE
           end
-          @sock.write(bytes)
+          @sock.write(parts.join)
         end
 
         # What comes most often does without the gem's way of telling it from the rest.
         def read
-          line = @sock.gets
-          case line.getbyte(0)
-          when COLON then line.byteslice(1, line.bytesize).to_i
-          when PLUS then line.byteslice(1, line.bytesize - 3)
-          else format_reply(line.slice!(0, 1), line)
+          fill until (ends = @buffer.index(END_OF_LINE, @at))
+          kind = @buffer.getbyte(@at)
+          line = @buffer.byteslice(@at + 1, ends - @at - 1)
+          @at = ends + 2
+          case kind
+          when COLON then line.to_i
+          when PLUS then line
+          when DOLLAR then bulk(line.to_i)
+          else format_reply(kind.chr, line)
           end
+        end
+
+        private
+
+        def fill
+          rest = @buffer.byteslice(@at, @buffer.bytesize) if @at < @buffer.bytesize
+          @at = 0
+          @sock._read_from_socket(CHUNK, @buffer)
+          @buffer.prepend(rest) if rest
+        end
+
+        def bulk(size)
+          return if size.negative?
+
+          begins = @at
+          missing = size + 2 - (@buffer.bytesize - begins)
+          return long(size + 2).chop! if missing.positive? # the end of the line
+
+          @at += size + 2
+          @buffer.byteslice(begins, size)
+        end
+
+        # @param size [Integer] bytes, of which the buffer has not all
+        def long(size)
+          bytes = String.new(capacity: size, encoding: Encoding::BINARY) << @buffer.byteslice(@at, size)
+          @at = @buffer.bytesize
+          while (missing = size - bytes.bytesize).positive?
+            fill
+            @at = [missing, @buffer.bytesize].min
+            bytes << (@at == @buffer.bytesize ? @buffer : @buffer.byteslice(0, @at))
+          end
+          bytes
         end
       end
 
@@ -202,7 +248,7 @@ module Sabir
         client = @redis._client
         client.options.update(connect_timeout: patience, read_timeout: patience, write_timeout: patience)
         driver = client.without_reconnect { client.process([]) { client.connection } }
-        driver.extend(OneWrite) if driver.respond_to?(:build_command) # hiredis has none: it writes together
+        driver.extend(Buffered) if driver.respond_to?(:build_command) # hiredis has none: it has its own
         driver
       end
 
@@ -210,11 +256,8 @@ module Sabir
         @driver.timeout = @patience = seconds
       end
 
-      def converse(commands)
-        @redis._client.io do
-          @driver.is_a?(OneWrite) ? @driver.write_all(commands) : commands.each { |command| @driver.write(command) }
-          commands.size.times { yield @driver.read }
-        end
+      def write(commands)
+        @driver.is_a?(Buffered) ? @driver.write_all(commands) : commands.each { |command| @driver.write(command) }
       end
     end
   end

@@ -159,8 +159,8 @@ module Sabir
 
     # @param own [Hash{Integer => Class}] the application's error classes by their codes
     # @param served [Hash{String => Boolean}] the client's: whether `alive` of a service existed when last asked for
-    def initialize(client, keys, ids, finish, token:, own:, served:, **options, &elements)
-      super(client, keys, ids, finish, **options, &elements)
+    def initialize(client, keys, ids, finish, idempotent:, bound:, token:, own:, served:, &elements)
+      super(client, keys, ids, finish, idempotent: idempotent, bound: bound, &elements)
       @token = token
       @own = own
       @served = served
@@ -183,7 +183,7 @@ module Sabir
     def push
       commands = pushing + Commands.ask_alive(@keys) # [SABIR-ALIVE-1]
       @asked = Clock.monotonic
-      wait = @served[@keys.service] ? block : 0.0
+      wait = @served[@keys.service] ? block(ASK_S) : 0.0
       commands += wait_command(wait) if wait.positive?
       answers = 0
       exchange(commands, wait) do |reply|
@@ -213,8 +213,9 @@ module Sabir
     # @return [Float] seconds until it is time to ask whether anybody serves
     def due = @asked + ASK_S - Clock.monotonic
 
+    # @param most [Float] seconds
     # @return [Float] seconds that a wait blocks
-    def block = [due, left].min.clamp(0.001, ASK_S)
+    def block(most = due) = [most, left].min.clamp(0.001, ASK_S)
 
     def wait_command(seconds) = Commands.wait(@keys, @token, (seconds * 1000).ceil)
 

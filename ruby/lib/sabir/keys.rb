@@ -32,32 +32,33 @@ module Sabir
 
     attr_reader :namespace, :service
 
+    # @return [String] list: elements that wait
+    attr_reader :requests
+
+    # @return [String] string that exists while at least one worker serves
+    attr_reader :alive
+
+    # @return [String] sorted set: worker, and when its lease ends
+    attr_reader :leases
+
+    # @return [String] list: dead letters
+    attr_reader :dead
+
     # @raise [ArgumentError] a part is outside its grammar [SABIR-KEY-2]; so do all that take one
     def initialize(namespace, service)
       @namespace = Keys.check(:namespace, namespace)
       @service = Keys.check(:service, service)
       @prefix = "#{namespace}:{#{service}}" # the braces are Redis's hash tag: one slot for all of a service
+      @requests, @alive, @leases, @dead = %w[requests alive leases dead].map { |part| "#{@prefix}:#{part}".freeze }
       @hands = {} # a worker asks for its own again and again
       freeze
     end
-
-    # @return [String] list: elements that wait
-    def requests = "#{@prefix}:requests"
 
     # @return [String] list: the hand of one worker
     def active(worker) = @hands[worker] ||= "#{@prefix}:active:#{Keys.check(:worker, worker)}"
 
     # @return [String] list: the replies for one token; no key ever comes over the wire [SABIR-TOKEN-2]
     def reply(token) = "#{@prefix}:reply:#{Keys.check(:token, token)}"
-
-    # @return [String] string that exists while at least one worker serves
-    def alive = "#{@prefix}:alive"
-
-    # @return [String] sorted set: worker, and when its lease ends
-    def leases = "#{@prefix}:leases"
-
-    # @return [String] list: dead letters
-    def dead = "#{@prefix}:dead"
 
     # @return [String] string: how many deliveries of a request were lost with their worker
     def attempts(id) = "#{@prefix}:attempts:#{Keys.check(:id, id)}"

@@ -12,7 +12,9 @@ module Sabir
   # @api private
   class Lead
     MOMENT_S = 0.001 # so long a handler may hold up what waits behind it
+    LOOK_S = 0.005 # the same for the first slow one after many that were not: each look costs the leader some 80 µs
     REST_S = 0.005 # after so long without a handler nobody looks until the next one begins
+    RARE = 0.01 # the share of slow handlers up to which that is so
     SLOW = 0.25 # the share of slow handlers, those of late counted most, from which on the leader does not wait
     MEMORY = 8 # handlers: one counts so much less than all before
 
@@ -87,7 +89,7 @@ module Sabir
     def pause_at(now)
       return (@share > SLOW ? 0 : @began + MOMENT_S) - now if @began
 
-      MOMENT_S if now - @ended < REST_S
+      (@share < RARE ? LOOK_S : MOMENT_S) if now - @ended < REST_S
     end
   end
 end
