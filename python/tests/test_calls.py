@@ -461,7 +461,7 @@ def test_the_clock_is_asked_again_after_a_minute(shell: Blocking, monkeypatch: p
     asked: list[Any] = []
     update = sabir._link.Clock.update
     monkeypatch.setattr(sabir._link.Clock, "update", lambda self, *args: (asked.append(self), update(self, *args))[1])
-    clock = (client.target if hasattr(client, "target") else client)._link._clock if shell.name == "asyncio" else None
+    clock = (client.target if hasattr(client, "target") else client)._clock if shell.name == "asyncio" else None
     clock = clock or client._idle[0].clock
     clock._asked -= 61
     assert client.call("calc", "add", [1, 2]) == 3

@@ -223,6 +223,28 @@ def test_the_client_accepts_what_the_schema_does(envelope: dict[str, Any]) -> No
     assert valid == (REPLY.is_valid(envelope) and equal) or invalid_reply
 
 
+USUAL = messages.encode_request(ID, "a.b", "m", ["x"], 5)
+RESULT = messages.encode_result(ID, "w.1", "x")
+FOREIGN = st.sampled_from([
+    '["x"]', '{"a":[1]}', " [] ", "1", "null", '"x"', "[1", "[]]", "[NaN]", '["\\ud800"]', "",
+    '[],"id":"0"', '[],"method":"other"', '1,"error":{"code":1,"message":""}', "[[[]]]", '["\x7f\u00e9"]',
+])  # fmt: skip
+
+
+@given(FOREIGN, st.sampled_from(["x", "m m", 'm"', "\\u006d"]), st.sampled_from(["5", "0", "05", "-5", "5.0", "9" * 16]))
+def test_what_is_usual_is_read_as_everything_else(params: str, method: str, deadline: str) -> None:
+    """SABIR-WORKER-5, SABIR-BODY-1: the short way says what the long one says, or leaves it to that."""
+    data = USUAL.replace(b'["x"]', params.encode()).replace(b'"m"', f'"{method}"'.encode())
+    data = data.replace(b'"deadline":5', b'"deadline":' + deadline.encode())
+    for limits in (Limits(), Limits(max_depth=4), Limits(max_bytes=len(data) - 1)):
+        assert messages.decode_request(data, limits) == messages._decode_request(data, limits)
+    reply = RESULT.replace(b'"x"', params.encode())
+    short, long = messages.decode_reply(reply), messages.decode_reply(b" " + reply)  # the blank takes the long way
+    assert type(short) is type(long)
+    if short is not None and long is not None:
+        assert (short.id, short.result, type(short.error)) == (long.id, long.result, type(long.error))
+
+
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_no_bytes_raise(data: bytes) -> None:
     """SABIR-WORKER-5."""

@@ -53,6 +53,7 @@ _CODES: Final[dict[type, str]] = {
 }
 _CHUNK: Final = 1 << 16  # bytes of one read, at most
 _LARGE_CHUNK: Final = 1 << 20  # where there is more than that
+_BUFFER: Final = 1 << 18  # bytes of one read with asyncio, at most
 _HAS_TIMEVAL: Final = sys.platform in ("linux", "darwin")  # whose SO_RCVTIMEO takes one of two longs
 _NONE_YET: Final = object()
 _pack: Final[Callable[[Any], bytes]] = hiredis.pack_command
@@ -159,6 +160,18 @@ def _prepare(pool: Any, retry: Any) -> Any:
     return pool.connection_class(**kwargs)
 
 
+def _packed(cmds: Commands) -> bytes:
+    """Commands as Redis reads them. One that is repeated is packed once."""
+    packed: list[bytes] = []
+    last: object = None
+    data = b""
+    for command in cmds:
+        if command is not last:
+            last, data = command, _pack(command)
+        packed.append(data)
+    return b"".join(packed)
+
+
 def _new_reader() -> Any:
     """Reads answers as bytes; error replies as exceptions with the text that Redis sent."""
     return hiredis.Reader(notEnoughData=_NONE_YET, replyError=redis.ResponseError)
@@ -262,7 +275,7 @@ class Link(_Hello):
             self.unread += len(cmds)
             if timeout != self._timeout:
                 self._patience(timeout)
-            sock.sendall(b"".join([_pack(command) for command in cmds]))
+            sock.sendall(_packed(cmds))
         except _LOST as error:
             self.close()
             raise LinkLost("timed out" if isinstance(error, BlockingIOError) else error, sent=True) from error
@@ -329,6 +342,89 @@ class Link(_Hello):
             connection.disconnect()
 
 
+class _Answers(asyncio.BufferedProtocol):
+    """The answers of a connection, as they come; in place of a StreamReader, which costs a task's turn for each read."""
+
+    def __init__(self, transport: Any) -> None:
+        self.lost: Exception | None = None
+        """Why no more answers come; None: they do."""
+        self._loop = asyncio.get_running_loop()
+        self._reader = _new_reader()
+        self._buffer = bytearray(_BUFFER)
+        self._answers: list[Any] = []
+        self._wanted = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._due = 0.0  # when the waiter has waited long enough
+        self._timer: asyncio.TimerHandle | None = None
+        self._before = transport.get_protocol()  # redis-py's, which hears of the end
+        transport.set_protocol(self)
+
+    @property
+    def has_come(self) -> bool:
+        """Whether there is an answer, or the end of them."""
+        return bool(self._answers) or self.lost is not None
+
+    async def read(self, count: int, timeout: float) -> list[Any]:
+        """The next ``count`` answers. ``timeout``: seconds for all. Raises one of _LOST, or hiredis.HiredisError."""
+        if len(self._answers) < count:
+            if self.lost is not None:
+                raise self.lost
+            self._wanted = count
+            self._waiter = self._loop.create_future()
+            self._limit(timeout)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        read = self._answers[:count]
+        del self._answers[:count]
+        return read
+
+    def _limit(self, timeout: float) -> None:
+        """Have the waiter woken in time; with one timer that is seldom set anew, not with one for each answer."""
+        self._due = self._loop.time() + timeout
+        if self._timer is not None and self._timer.when() > self._due:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._due, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._waiter is None:
+            return
+        if self._loop.time() >= self._due:
+            self._fail(redis.TimeoutError("no answer"))
+        else:
+            self._timer = self._loop.call_at(self._due, self._look)
+
+    def _fail(self, reason: Exception) -> None:
+        self.lost = self.lost or reason
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(reason)
+
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        reader = self._reader
+        try:
+            reader.feed(self._buffer, 0, nbytes)
+            while (answer := reader.gets()) is not _NONE_YET:
+                if type(answer) is not hiredis.PushNotification:
+                    self._answers.append(answer)
+        except hiredis.HiredisError as error:
+            self._fail(error)
+        if len(self._answers) >= self._wanted and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(exc or redis.ConnectionError("Connection closed by server."))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._before.connection_lost(exc)
+
+
 class AsyncLink(_Hello):
     """As Link, for asyncio. Only one task at a time may use it."""
 
@@ -336,7 +432,7 @@ class AsyncLink(_Hello):
     """Since when it has not been interrupted (monotonic, s)."""
     used = 0.0
     """When the last answer came (monotonic, s)."""
-    _answers: Any = None  # a hiredis.Reader
+    _answers: Any = None  # _Answers, of the connection that is open
 
     async def open(self, timeout: float, *, patient: bool = False) -> bool:
         """As Link.open(). Returns whether the connection before this one has ended for sure."""
@@ -355,7 +451,7 @@ class AsyncLink(_Hello):
                 self.calm = time.monotonic()
                 raise LinkLost(str(error) or "no answer", sent=False) from error
             raise
-        self._connection, self._answers = connection, _new_reader()
+        self._connection, self._answers = connection, _Answers(connection._writer.transport)
         sent = time.monotonic()
         if self._opened or self.calm > -math.inf:
             self.calm = sent
@@ -375,11 +471,9 @@ class AsyncLink(_Hello):
 
     async def is_stale(self) -> bool:
         """Whether a connection on which no answer is awaited was closed, or holds what nobody asked for."""
-        connection = self._connection
-        try:  # the name before redis-py 8.0 has the longer one
-            return bool(await getattr(connection, "can_read", connection.can_read_destructive)())
-        except _LOST:
-            return True
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # what lay there before the first turn has been read now
+        return self._answers is None or bool(self._answers.has_come)
 
     async def interrupted(self) -> None:
         """Close a connection that was found to be lost."""
@@ -399,37 +493,29 @@ class AsyncLink(_Hello):
 
         ``timeout``: seconds for all. Raises LinkLost.
         """
-        return await self._exchange(cmds, len(cmds), timeout)
+        await self.send(cmds)
+        return await self.read(len(cmds), timeout)
 
-    async def send(self, cmds: Commands, timeout: float) -> None:
-        """Send commands in one write; their answers have to be read. ``timeout``: seconds. Raises LinkLost."""
-        await self._exchange(cmds, 0, timeout)
+    async def send(self, cmds: Commands) -> None:
+        """Send commands in one write; their answers have to be read. Raises LinkLost.
+
+        Nobody waits for the write itself: what is answered was written.
+        """
+        answers = self._answers
+        if answers is None:
+            raise LinkLost("not connected", sent=False)
+        if answers.lost is not None:
+            await self.interrupted()
+            raise LinkLost(answers.lost, sent=False)
+        self._connection._writer.write(_packed(cmds))
 
     async def read(self, count: int, timeout: float) -> list[Any]:
         """The next answers; error replies are returned as exceptions. ``timeout``: seconds for all. Raises LinkLost."""
-        return await self._exchange([], count, timeout)
-
-    async def _exchange(self, cmds: Commands, count: int, timeout: float) -> list[Any]:
-        connection, reader = self._connection, self._answers
-        if connection is None:
-            raise LinkLost("not connected", sent=False)
-        answers: list[Any] = []
+        if self._answers is None:
+            raise LinkLost("not connected", sent=True)
         try:
-            async with asyncio.timeout(timeout):
-                if cmds:
-                    writer = connection._writer
-                    writer.write(b"".join([_pack(command) for command in cmds]))
-                    await writer.drain()
-                while len(answers) < count:
-                    answer = reader.gets()
-                    if answer is _NONE_YET:
-                        data = await connection._reader.read(_CHUNK)
-                        if not data:
-                            raise redis.ConnectionError("Connection closed by server.")
-                        reader.feed(data)
-                    elif type(answer) is not hiredis.PushNotification:
-                        answers.append(answer)
-        except (*_LOST, hiredis.HiredisError, TimeoutError) as error:
+            answers: list[Any] = await self._answers.read(count, timeout)
+        except (*_LOST, hiredis.HiredisError) as error:
             await self.interrupted()
             raise LinkLost(str(error) or "no answer", sent=True) from error
         except BaseException:
@@ -446,5 +532,6 @@ class AsyncLink(_Hello):
     async def close(self) -> None:
         """Close the connection; who it was stays known."""
         connection, self._connection = self._connection, None
+        self._answers = None
         if connection is not None:
             await connection.disconnect(nowait=True)

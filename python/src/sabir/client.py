@@ -96,31 +96,26 @@ class HasClock(Protocol):
         """Redis's clock, in ms."""
 
 
-_randoms: Final[list[str]] = []  # of 64 bits each, drawn ahead: asking the system for each costs a microsecond
+_randoms: Final[list[str]] = []  # of 128 bits each, drawn ahead: asking the system for each costs a microsecond
 _forks: Final[list[None]] = []  # one for each fork that led to this process
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_randoms.clear)
     os.register_at_fork(after_in_child=lambda: _forks.append(None))
 
 
-def _random() -> str:
-    """64 random bits, as 16 hexadecimal digits."""
-    try:
-        return _randoms.pop()  # atomic
-    except IndexError:
-        drawn = os.urandom(8 * 512).hex()
-        _randoms.extend(drawn[n : n + 16] for n in range(0, len(drawn), 16))
-        return _random()
-
-
 def new_token(name: str) -> str:
     """A token with 64 random bits (SABIR-TOKEN-1)."""
-    return f"{name}.{_random()}"
+    return f"{name}.{new_id()[:16]}"
 
 
 def new_id() -> str:
     """An envelope id of 128 random bits (SABIR-ENVELOPE-2)."""
-    return _random() + _random()
+    try:
+        return _randoms.pop()  # atomic
+    except IndexError:
+        drawn = os.urandom(16 * 256).hex()
+        _randoms.extend([drawn[n : n + 32] for n in range(0, len(drawn), 32)])
+        return new_id()
 
 
 class Plan:
@@ -162,21 +157,16 @@ class Plan:
 
     def elements(self, token: str, clock: HasClock) -> list[bytes]:
         """The requests as elements, with their deadline (SABIR-CALL-5). Raises what encode_request() raises."""
-        deadline = _deadline(clock, self.left())
+        deadline = _deadline(clock, self.ends - time.monotonic())
         if self._latest is not None:
             deadline = min(deadline, self._latest)
-        return [
-            messages.encode_request(
-                id,
-                token,
-                *request,
-                deadline=deadline,
-                idempotent=self.idempotent,
-                traceparent=self._trace,
-                limits=self._limits,
+        elements: list[bytes] = []
+        for id, request in zip(self.ids, self._requests, strict=True):
+            method, params = request if len(request) == 2 else (*request, None)
+            elements.append(
+                messages.encode_request(id, token, method, params, deadline, self.idempotent, self._trace, self._limits)
             )
-            for id, request in zip(self.ids, self._requests, strict=True)
-        ]
+        return elements
 
 
 def _deadline(clock: HasClock, seconds: float) -> int:

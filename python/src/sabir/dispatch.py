@@ -50,17 +50,18 @@ class Context:
         return None if self.deadline is None else max(0, self.deadline - self.clock()) / 1000
 
 
-_current: Final[contextvars.ContextVar[Context]] = contextvars.ContextVar("sabir.context")
+_current: Final[contextvars.ContextVar[Job]] = contextvars.ContextVar("sabir.context")
 
 
 def context() -> Context:
     """The context of the request that the calling handler handles. Raises LookupError outside of a handler."""
-    return _current.get()
+    return _current.get().context
 
 
 def current() -> Context | None:
     """As context(), but None outside of a handler."""
-    return _current.get(None)
+    job = _current.get(None)
+    return None if job is None else job.context
 
 
 class Signature:
@@ -168,11 +169,32 @@ class Job:
     element: bytes
     request: Request
     handler: Handler
-    context: Context
+    lost: int
+    """How many deliveries of it were lost before."""
+    dispatcher: Dispatcher
+    _context: Context | None = None
+
+    @property
+    def context(self) -> Context:
+        """What the handler may know of it; made when somebody asks."""
+        if self._context is None:
+            request, of = self.request, self.dispatcher
+            self._context = Context(
+                request.id,
+                of.service,
+                request.method,
+                of.worker,
+                request.reply_to.partition(".")[0] if request.reply_to else None,
+                request.traceparent,
+                self.lost + 1,
+                request.deadline,
+                of.clock,
+            )
+        return self._context
 
     def call(self) -> Any:
         """Call the handler, with the context set. Returns and raises what it does."""
-        token = _current.set(self.context)
+        token = _current.set(self)
         try:
             params = self.request.params
             if isinstance(params, dict):
@@ -183,7 +205,7 @@ class Job:
 
     async def call_async(self) -> Any:
         """As call(), and await what the handler returns if it can be awaited."""
-        token = _current.set(self.context)
+        token = _current.set(self)
         try:
             params = self.request.params
             result = self.handler(**params) if isinstance(params, dict) else self.handler(*(params or ()))
@@ -217,12 +239,12 @@ class Dispatcher:
         self._methods = methods
         self._limits = limits
         self._traces = traces
-        self._clock = clock
+        self.clock = clock
 
     def with_clock(self, clock: Callable[[], int]) -> Dispatcher:
         """The same, with another clock."""
         other = copy.copy(self)
-        other._clock = clock
+        other.clock = clock
         return other
 
     def read(self, element: bytes) -> Request | Rejection:
@@ -242,7 +264,7 @@ class Dispatcher:
             error = messages.error_object(request.code, request.message)
             return self._settle_error(element, request.id, request.reply_to, error)
         assert isinstance(request, Request)  # noqa: S101 - for mypy
-        if request.deadline is not None and self._clock() >= request.deadline:  # SABIR-TIME-3
+        if request.deadline is not None and self.clock() >= request.deadline:  # SABIR-TIME-3
             return self._unstarted(element, request, lost, errors.DeadlineExceeded.code, "the deadline had come")
         found = self._methods.find(request.method)
         if found is None:
@@ -251,18 +273,7 @@ class Dispatcher:
         fault = signature.fault(request.params)
         if fault:
             return self._unstarted(element, request, lost, errors.InvalidParams.code, f"{request.method}: {fault}")
-        context = Context(
-            request.id,
-            self.service,
-            request.method,
-            self.worker,
-            request.reply_to.partition(".")[0] if request.reply_to else None,
-            request.traceparent,
-            lost + 1,
-            request.deadline,
-            self._clock,
-        )
-        return Job(element, request, handler, context)
+        return Job(element, request, handler, lost, self)
 
     def finish(self, job: Job, result: Any) -> Settled:
         """What to write when the handler has returned."""
@@ -320,5 +331,5 @@ class Dispatcher:
         limits: Limits = messages.UNLIMITED,  # our own errors are short, and have to be sent whatever the limit
     ) -> Settled:
         if id is None or reply_to is None:
-            return Settled(element, letter=messages.encode_dead_letter(self._clock(), self.worker, error, element))
+            return Settled(element, letter=messages.encode_dead_letter(self.clock(), self.worker, error, element))
         return Settled(element, reply_to, messages.encode_error(id, self.worker, error, limits))

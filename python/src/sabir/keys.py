@@ -8,12 +8,17 @@ from typing import Final
 NAMESPACE: Final = "sabir"
 """The namespace unless configured."""
 
+ID: Final = "[0-9a-f]{32}"
+"""The grammar of an envelope's id, as a regular expression."""
+TOKEN: Final = r"[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,63}"  # noqa: S105 - a grammar
+"""The grammar of tokens and of worker ids."""
+
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 _SERVICE: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
-_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,63}", re.ASCII)
+_TOKEN: Final = re.compile(TOKEN, re.ASCII)
 _CLIENT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _METHOD: Final = re.compile(r"[!-~]{1,128}", re.ASCII)
-_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_ID: Final = re.compile(ID, re.ASCII)
 
 is_id = _ID.fullmatch
 is_token = _TOKEN.fullmatch

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import enum
+import functools
 import math
 import re
 import sys
@@ -17,7 +18,7 @@ import orjson
 
 from . import errors
 from .errors import MISSING
-from .keys import check, is_id, is_method, is_token
+from .keys import ID, TOKEN, check, is_id, is_method, is_token
 
 MAX_BYTES: Final = 1_048_576
 """The default limit of an element, in bytes."""
@@ -39,6 +40,17 @@ _HEAD: Final = re.compile(
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
 _TRACEPARENT: Final = re.compile(r"[ -~]{1,512}", re.ASCII)
+# How nearly all calls and results are written. What stands where the dots are has to be one JSON value, and then all is
+# as it has to be; whatever else there is takes the longer way.
+_USUAL_REQUEST: Final = re.compile(
+    rf'{{"v":1,"id":"({ID})","reply_to":"({TOKEN})","deadline":([1-9][0-9]{{0,14}}),"body":{{"jsonrpc":"2\.0","id":"\1",'
+    r'"method":"([!#-\[\]-~]{1,128})","params":(.*)}}'.encode(),
+    re.DOTALL,
+)
+_USUAL_RESULT: Final = re.compile(
+    rf'{{"v":1,"id":"({ID})","worker":"{TOKEN}","body":{{"jsonrpc":"2\.0","id":"\1","result":(.*)}}}}'.encode(),
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +99,11 @@ class Response:
 # ---------------------------------------------------------------------------------------------------- encode
 
 
-def to_json(value: Any, what: str, limits: Limits) -> bytes:
+def to_json(value: Any, what: str, limits: Limits, head: str = "", tail: bytes = b"", levels: int = 0) -> bytes:
     """JSON in UTF-8 (SABIR-JSON-1). ``what`` is named in messages.
 
+    ``head``, ``tail``: what stands around it in an element, with so many ``levels`` of nesting. The limits are those of
+    the element.
     Raises TypeError for a value of a type that JSON does not have, ValueError for NaN, infinities and lone surrogates,
     LimitExceeded over a limit (SABIR-LIMIT-1).
     """
@@ -104,15 +118,22 @@ def to_json(value: Any, what: str, limits: Limits) -> bytes:
     shape = _shape(value, len(data) >> 7) if len(data) > _LARGE else None
     if shape is None:
         is_finite = b"null" not in data or _finite(value)  # orjson writes NaN as null
-        over = over_limit(data, limits)
     else:
-        depth, is_finite = shape
-        over = over_limit(data, limits, depth)
+        is_finite = shape[1]
     if not is_finite:
         raise ValueError(f"{what}: expected finite numbers, got NaN or an infinity")
+    element = b"".join((head.encode(), data, tail))
+    depth = levels + (_at_most(data) if shape is None else shape[0])
+    if len(element) > limits.max_bytes or depth > limits.max_depth:
+        _refuse_over(limits, element, what, None if shape is None else depth)
+    return element
+
+
+def _refuse_over(limits: Limits, element: bytes, what: str, depth: int | None = None) -> None:
+    """Raise LimitExceeded if an element is over a limit."""
+    over = over_limit(element, limits, depth)
     if over:
         raise errors.LimitExceeded(f"{what}: {over}")
-    return data
 
 
 def _finite(value: Any) -> bool:
@@ -160,7 +181,6 @@ def encode_request(
     reply_to: str | None,
     method: str,
     params: Any = None,
-    *,
     deadline: int | None = None,
     idempotent: bool = False,
     traceparent: str | None = None,
@@ -170,26 +190,32 @@ def encode_request(
 
     Raises ValueError or TypeError for what the encoder refuses, LimitExceeded over a limit (SABIR-LIMIT-1).
     """
-    check("method", method)
-    body: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
-    if params is not None:
-        if not isinstance(params, list | tuple | dict):
-            raise TypeError(f"params: expected a list, a tuple, a dict or None, got {type(params).__name__}")
-        body["params"] = params
-    envelope: dict[str, Any] = {"v": 1, "id": id}
+    head = f'{{"v":1,"id":"{id}"'
     if reply_to is not None:
-        envelope["reply_to"] = reply_to
-        body["id"] = id
+        head += f',"reply_to":"{reply_to}"'
     if deadline is not None:
-        envelope["deadline"] = deadline
+        head += f',"deadline":{deadline}'
     if idempotent:
-        envelope["idempotent"] = True
+        head += ',"idempotent":true'
     if traceparent is not None:
         if not isinstance(traceparent, str) or not _TRACEPARENT.fullmatch(traceparent):
             raise ValueError(f"traceparent: expected 1 to 512 printable ASCII characters, got {traceparent!r:.100}")
-        envelope["traceparent"] = traceparent
-    envelope["body"] = body
-    return to_json(envelope, "params", limits)
+        head += f',"traceparent":{orjson.dumps(traceparent).decode()}'
+    head += ',"body":{"jsonrpc":"2.0"' if reply_to is None else f',"body":{{"jsonrpc":"2.0","id":"{id}"'
+    head += _member_of(method) if isinstance(method, str) else check("method", method)
+    if params is None:
+        element = f"{head}}}}}".encode()
+        _refuse_over(limits, element, "method")
+        return element
+    if not isinstance(params, (list, tuple, dict)):
+        raise TypeError(f"params: expected a list, a tuple, a dict or None, got {type(params).__name__}")
+    return to_json(params, "params", limits, head + ',"params":', b"}}", 2)
+
+
+@functools.lru_cache(1024)
+def _member_of(method: str) -> str:
+    """The method as a member. Raises ValueError for a name outside the grammar."""
+    return f',"method":{orjson.dumps(check("method", method)).decode()}'
 
 
 def encode_result(id: str, worker: str, result: Any, limits: Limits = Limits()) -> bytes:
@@ -197,8 +223,8 @@ def encode_result(id: str, worker: str, result: Any, limits: Limits = Limits()) 
 
     Raises TypeError, ValueError or LimitExceeded for a result that cannot be sent (SABIR-LIMIT-4).
     """
-    body = {"jsonrpc": "2.0", "id": id, "result": result}
-    return to_json({"v": 1, "id": id, "worker": worker, "body": body}, "result", limits)
+    head = f'{{"v":1,"id":"{id}","worker":"{worker}","body":{{"jsonrpc":"2.0","id":"{id}","result":'
+    return to_json(result, "result", limits, head, b"}}", 2)
 
 
 def error_object(code: int, message: str, data: Any = MISSING) -> dict[str, Any]:
@@ -242,11 +268,15 @@ def over_limit(data: bytes, limits: Limits, depth: int | None = None) -> str | N
     if len(data) > limits.max_bytes:
         return f"expected at most {limits.max_bytes} bytes, got {len(data)}"
     if depth is None:
-        # Counting brackets costs next to nothing, and few elements hold as many as would be too deep.
-        depth = data.count(b"[") + data.count(b"{")
+        depth = _at_most(data)
         if depth > limits.max_depth:
             depth = _depth(data, limits.max_depth)
     return f"expected at most {limits.max_depth} levels of nesting, got more" if depth > limits.max_depth else None
+
+
+def _at_most(data: bytes) -> int:
+    """How deep JSON is nested at most: counting brackets costs next to nothing, and few texts hold too many."""
+    return data.count(b"[") + data.count(b"{")
 
 
 def _depth(data: bytes, most: int) -> int:
@@ -270,6 +300,19 @@ def _integer(value: Any) -> int | None:
 
 def decode_request(data: bytes, limits: Limits = Limits()) -> Request | Rejection:
     """What an element of ``requests`` means. Never raises, whatever the bytes (SABIR-WORKER-5)."""
+    if len(data) <= min(_LARGE, limits.max_bytes) and (usual := _USUAL_REQUEST.fullmatch(data)):
+        id, reply_to, deadline, method, text = usual.groups()
+        if _at_most(text) + 2 <= limits.max_depth:
+            try:
+                params = orjson.loads(text)
+            except orjson.JSONDecodeError:
+                params = None
+            if type(params) is list or type(params) is dict:
+                return Request(id.decode(), reply_to.decode(), int(deadline), False, None, method.decode(), params)
+    return _decode_request(data, limits)
+
+
+def _decode_request(data: bytes, limits: Limits) -> Request | Rejection:
     envelope: Any = None
     unread, shape = "", None
     if len(data) <= limits.max_bytes:
@@ -370,6 +413,11 @@ def decode_reply(data: bytes, own: dict[int, type[errors.ApplicationError]] | No
 
     ``own``: the application's error classes by code. A reply that has an id and is otherwise invalid is an InvalidReply.
     """
+    if usual := _USUAL_RESULT.fullmatch(data):
+        try:
+            return Response(usual[1].decode(), orjson.loads(usual[2]))
+        except orjson.JSONDecodeError:
+            pass
     try:
         envelope = orjson.loads(data)
     except orjson.JSONDecodeError:

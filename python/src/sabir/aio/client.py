@@ -1,7 +1,8 @@
 """The asyncio client: calls of one loop turn leave in one write, and one reader per service wakes the callers.
 
-One connection pushes for all services, and takes back; each service that is called has an inbox, with a connection and a
-token of its own, which looks for replies, asks whether anybody serves, and judges what nobody serves any more.
+Each service that is called has an inbox, with a connection and a token of its own, which looks for replies, asks whether
+anybody serves, and judges what nobody serves any more. With its looks it pushes calls; what comes while Redis holds a look
+blocked is pushed by another connection, which is that of all services, and takes back.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ _TRUST: Final = 30.0  # seconds for which what was read is known to lie at the h
 _POLL: Final = 0.05  # seconds between two looks at a list from which nothing is removed
 _SILENCE: Final = 0.5  # seconds that closing waits for an answer
 _SLOWEST: Final = 1e6  # bytes per second that a push may be as slow as
+_ALONG: Final = 1 << 18  # bytes of requests that go with a look, at most: replies wait for them
+_TURNS: Final = 3  # of the loop, in which who was answered may call again
 
 
 class Service:
@@ -178,6 +181,183 @@ class _Expiry:
             push.expire()
 
 
+class _Pusher:
+    """Pushes requests, all of one loop turn in one write, and takes back what must not stay: one connection for all."""
+
+    def __init__(self, connect: Callable[[], Any], clock: Clock, max_queue: int | None) -> None:
+        self.clock = clock
+        self.link = AsyncLink(connect, clock)
+        self._max_queue = max_queue
+        self._outgoing: list[_Push] = []
+        self._task: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+
+    async def is_served(self, keys: Keys) -> Any:
+        """The answer to EXISTS, or the LinkLost instead of one."""
+        try:
+            async with self._lock:
+                return (await self.link.run(commands.ask_alive(keys), ANSWER))[0]
+        except LinkLost as away:
+            return away
+
+    async def close(self) -> None:
+        """End pushing; close() the connection when nobody needs it any more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _is_ready(self) -> bool:
+        """Whether a request may be sent at once: connected, used a moment ago (SABIR-LOST-6), and the clock fresh."""
+        return self.link.is_open and time.monotonic() - self.link.used < IDLE and not self.clock.is_old()
+
+    async def connected(self, ends: float) -> None:
+        """See to it that there is a connection and that its clock is fresh. Raises NotQueued when the time-out passes."""
+        backoff = Backoff()
+        while True:
+            try:
+                async with asyncio.timeout(max(ends - time.monotonic(), 0)), self._lock:
+                    await self._open(min(max(ends - time.monotonic(), 0.001), ANSWER))
+                    if self.clock.is_old():
+                        await self.link.ask_clock()
+            except LinkRefused as refused:
+                if not is_transient(refused.error):
+                    raise errors.NotQueued(f"Redis refused the connection: {refused}") from refused
+                reason: Exception = refused
+            except (LinkLost, TimeoutError) as lost:
+                reason = lost
+            else:
+                return
+            pause = backoff.pause()
+            if ends - time.monotonic() <= pause:
+                raise errors.NotQueued(f"no connection to Redis: {reason}") from reason
+            await asyncio.sleep(pause)
+
+    async def _open(self, timeout: float) -> None:
+        """Connect, unless there is a connection that is not stale. ``timeout``: seconds. Raises LinkLost or LinkRefused."""
+        await self._look_at_idle()
+        if not self.link.is_open:
+            await self.link.open(timeout)
+
+    async def _look_at_idle(self) -> None:
+        """Close a connection that was lost while nothing was sent (SABIR-LOST-6)."""
+        if self.link.is_open and time.monotonic() - self.link.used > IDLE and await self.link.is_stale():
+            await self.link.interrupted()
+
+    async def calm(self) -> float:
+        """Since when the connection that pushes has not been interrupted (monotonic, s); an idle one is looked at."""
+        async with self._lock:
+            await self._look_at_idle()
+        return self.link.calm
+
+    def push(self, push: _Push) -> None:
+        """Have a request pushed with all others of this loop turn."""
+        self._outgoing.append(push)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._send(), name="sabir-push")
+
+    async def _send(self) -> None:
+        """Push what is outgoing: one write at a time, in it one RPUSH for each service (SABIR-CALL-1)."""
+        try:
+            while self._outgoing:
+                ends = math.inf
+                refused: errors.NotQueued | None = None
+                if not self._is_ready():
+                    ends = max(push.ends for push in self._outgoing)
+                    try:
+                        await self.connected(ends)
+                    except errors.NotQueued as error:
+                        refused = error
+                # Some have given up, and are not sent any more; others have come.
+                batch = [push for push in self._outgoing if not push.is_over]
+                self._outgoing = [push for push in batch if refused is not None and push.ends > ends]
+                for push in batch:
+                    if refused is not None and push.ends <= ends:
+                        push.fail(refused)
+                if refused is None and batch:
+                    await self._send_batch(batch)
+        finally:
+            self._task = None
+
+    async def _send_batch(self, batch: list[_Push]) -> None:
+        groups: dict[str, list[_Push]] = {}
+        for push in batch:
+            groups.setdefault(push.keys.requests, []).append(push)
+        parts = [(pushes, _pushing(pushes)) for pushes in groups.values()]
+        cmds = [command for _, part in parts for command in part]
+        size = sum([len(push.element) for push in batch])
+        sent = time.monotonic()
+        answers: list[Any]
+        async with self._lock:
+            try:
+                answers = await self.link.run(cmds, ANSWER + size / _SLOWEST)
+            except LinkLost as lost:
+                answers = [lost] * len(cmds)
+        excess: list[tuple[_Push, SabirError]] = []
+        following = iter(answers)
+        for pushes, part in parts:
+            depth, *alive = [next(following) for _ in part]
+            excess += self.pushed(pushes, depth, alive[0] if alive else None, sent)
+        await self.take_back(excess)
+        if any(isinstance(answer, Exception) and is_transient(answer) for answer in answers):
+            await self.link.close()
+
+    def pushed(self, pushes: list[_Push], depth: Any, alive: Any, sent: float) -> list[tuple[_Push, SabirError]]:
+        """Take the answers of an RPUSH and of the EXISTS behind it. Returns what has to be taken back, and why."""
+        excess: list[tuple[_Push, SabirError]] = []
+        is_over = type(depth) is int and self._max_queue is not None and depth > self._max_queue
+        is_pushed = not isinstance(depth, Exception)
+        may_be = is_pushed or (isinstance(depth, LinkLost) and depth.sent)
+        for push in pushes:
+            push.sent = may_be
+            inbox = push.inbox
+            if is_over:
+                excess.append((push, overloaded(push.keys, self._max_queue)))
+            elif not is_pushed:
+                self._not_pushed(push, depth)
+            elif inbox is None:  # SABIR-ALIVE-7
+                push.resolve()
+            elif alive == 0:
+                excess.append((push, unserved(push.keys)))
+            else:  # an error reply too: then it is as if somebody served
+                inbox.asked = max(inbox.asked, sent)
+                push.is_over = True
+        return excess
+
+    async def take_back(self, excess: list[tuple[_Push, SabirError]]) -> None:
+        """Remove what was just pushed, and end what was still there (SABIR-ALIVE-2, -6, SABIR-QUEUE-1)."""
+        if not excess:
+            return
+        parts = [commands.take_back(push.keys, push.element, push.id if push.idempotent else None) for push, _ in excess]
+        try:
+            async with self._lock:
+                await self._open(ANSWER)
+                answers = await self.link.run([c for part in parts for c in part], ANSWER)
+        except (LinkLost, LinkRefused) as lost:
+            error = not_answered(lost)
+            for push, _ in excess:
+                push.resolve(Response(push.id, error=error))
+            return
+        for (push, error), part in zip(excess, parts, strict=True):
+            push.resolve(taken_back(push.keys, [push.id], answers[: len(part)], error).get(push.id))
+            del answers[: len(part)]
+
+    def _not_pushed(self, push: _Push, answer: Exception) -> None:
+        """Take a lost connection, or the error reply to an RPUSH."""
+        if push.is_over:
+            return
+        if push.sent and isinstance(answer, LinkLost):
+            push.fail(answer)
+        elif isinstance(answer, LinkLost) or is_transient(answer):
+            push.why = describe(answer)
+            asyncio.get_running_loop().call_later(0.1, self._again, push)  # until its time-out
+        else:
+            push.fail(errors.NotQueued(f"Redis refused the request: {describe(answer)}"))
+
+    def _again(self, push: _Push) -> None:
+        if not push.is_over:
+            self.push(push)
+
+
 class _Inbox:
     """Waits for the replies of one service, for as long as calls are pending."""
 
@@ -187,7 +367,7 @@ class _Inbox:
         name: str,
         link: AsyncLink,
         own: dict[int, type[ApplicationError]],
-        calm: Callable[[], Awaitable[float]],
+        pusher: _Pusher,
     ) -> None:
         self.keys = keys
         self.token = new_token(name)
@@ -201,17 +381,24 @@ class _Inbox:
         self._known, self._known_at = 0, 0.0  # how many replies at the head were read, and when
         self._link = link
         self._own = own
-        self._calm = calm  # since when the connection that pushes has not been interrupted
+        self._pusher = pusher
         self._reader: asyncio.Task[None] | None = None
+        self._outgoing: list[_Push] = []
+        self._takes_along = False  # whether the next look is still to be written, and requests go with it
         self.loop = asyncio.get_running_loop()
         """Kept: asking for it is a system call."""
 
-    def expect(self, push: _Push) -> None:
-        """Wait for the reply to a call that is about to be pushed, with the question whether anybody serves."""
+    def send(self, push: _Push) -> None:
+        """Have a call pushed with all others of this loop turn, and wait for its reply."""
         if self._reader is None or self._reader.done():
             self.asked = time.monotonic()
+            self._takes_along = self._link.is_open and not self.retired
             self._reader = self.loop.create_task(self._read(), name="sabir-inbox")
         self.pending[push.id] = push
+        if self._takes_along:
+            self._outgoing.append(push)
+        else:
+            self._pusher.push(push)
 
     def end(self, response: Response) -> None:
         """End a call."""
@@ -220,41 +407,67 @@ class _Inbox:
             push.future.set_result(response)
 
     async def _read(self) -> None:
-        backoff = Backoff()
+        link, backoff = self._link, Backoff()
         while self.pending:
             try:
-                if not self._link.is_open:  # and go on waiting on the same token (SABIR-LOST-2)
-                    self.retired |= not await self._link.open(ANSWER)
+                if self._outgoing and time.monotonic() - link.used > IDLE and await link.is_stale():  # SABIR-LOST-6
+                    await link.interrupted()
+                if not link.is_open:  # and go on waiting on the same token (SABIR-LOST-2)
+                    self._leave_behind()
+                    self.retired |= not await link.open(ANSWER)
                 if time.monotonic() - self.asked >= ASK:
+                    self._leave_behind()
                     await self._ask()
                 else:
                     await self._look()
-                if not self.pending:
-                    # Who was answered may call again: then what was read is removed with the next look.
+                self._takes_along = not self.retired
+                for _ in range(_TURNS):  # what was read is removed with the next look, and calls go with it
                     await asyncio.sleep(0)
-                    if not self.pending:
-                        await self._forget(ANSWER)
+                    if self.pending:
+                        break
+                else:
+                    self._leave_behind()
+                    await self._forget(ANSWER)
             except (LinkLost, LinkRefused) as error:
+                self._leave_behind()
                 self.trouble = error
                 self._known = 0  # nobody knows what was removed: it is read again from the head
-                await self._link.drop(error)
+                await link.drop(error)
                 await asyncio.sleep(backoff.pause())
                 continue
             self.trouble = None
             backoff.reset()
+        self._takes_along = False
         if self.retired:
-            await self._link.close()
+            await link.close()
+
+    def _leave_behind(self) -> None:
+        """Have the other connection push what was to go with the next look, and what comes until there is one."""
+        self._takes_along = False
+        for push in self._outgoing:
+            self._pusher.push(push)
+        self._outgoing.clear()
 
     async def _look(self) -> None:
-        """Read replies that have come, or wait for one. They stay until they have been read (SABIR-WAIT-1)."""
-        now = time.monotonic()
+        """Read replies that have come, or wait for one. They stay until they have been read (SABIR-WAIT-1).
+
+        In the same write, what was read is removed and calls are pushed.
+        """
+        link, now = self._link, time.monotonic()
         known = self._known if now - self._known_at < _TRUST and not self.retired else 0
-        cmds = commands.forget_first(self.keys, self.token, known) if known else []
+        before = commands.forget_first(self.keys, self.token, known) if known else []
         block = max(self.asked + ASK - now, 0.001)
-        cmds += commands.wait(self.keys, self.token, block * 1000)
+        look = commands.wait(self.keys, self.token, block * 1000)
         # What has gathered behind the first reply comes along in the same round trip.
-        cmds += commands.drain(self.keys, self.token, _ALL if self.retired else _DRAIN)
-        *_, first, gathered = await self._run(cmds, block + MARGIN)
+        look += commands.drain(self.keys, self.token, _ALL if self.retired else _DRAIN)
+        if self._outgoing:
+            answers = await self._push(before, look, now)
+        else:
+            self._takes_along = False
+            await link.send(before + look)
+            answers = []
+        answers += await link.read(len(before) + len(look) - len(answers), block + MARGIN)
+        *_, first, gathered = _accepted(answers)
         self._known = 0
         if first is None:
             return
@@ -267,6 +480,26 @@ class _Inbox:
             # A late LTRIM of the old connection may remove from the head what was read before it was lost. So that it takes
             # nothing else, all stays where it is until the token's calls have ended.
             await asyncio.sleep(_POLL)
+
+    async def _push(self, before: Commands, look: Commands, now: float) -> list[Any]:
+        """Push what is outgoing, between what stands before it and a look. Returns the answers to what stands before."""
+        pushes = [push for push in self._outgoing if not push.is_over]
+        size = sum([len(push.element) for push in pushes])
+        if size > _ALONG:
+            self._leave_behind()
+            pushes = []
+        self._outgoing, self._takes_along = [], False
+        push = _pushing(pushes) if pushes else []
+        try:
+            await self._link.send(before + push + look)
+            if not push:
+                return []
+            *answers, depth, alive = await self._link.read(len(before) + len(push), ANSWER + size / _SLOWEST)
+        except LinkLost as lost:
+            self._pusher.pushed(pushes, lost, lost, now)
+            raise
+        await self._pusher.take_back(self._pusher.pushed(pushes, depth, alive, now))
+        return answers
 
     async def _forget(self, timeout: float) -> None:
         """Remove what was read: nobody waits any more (SABIR-WAIT-2). ``timeout``: seconds. Raises as _run()."""
@@ -282,7 +515,7 @@ class _Inbox:
         self.asked = time.monotonic()
         if (await link.run(commands.ask_alive(keys), ANSWER))[0] != 0:
             return
-        if self.asked - max(link.calm, await self._calm()) < CALM:
+        if self.asked - max(link.calm, await self._pusher.calm()) < CALM:
             return
         looks = await link.run(commands.look_alive(keys), ANSWER)
         # A call whose RPUSH is not answered may not be queued yet; its own EXISTS is under way.
@@ -308,11 +541,7 @@ class _Inbox:
 
     async def _run(self, cmds: Commands, timeout: float) -> list[Any]:
         """As AsyncLink.run(), but raises LinkRefused for an error reply."""
-        answers = await self._link.run(cmds, timeout)
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise LinkRefused(answer)
-        return answers
+        return _accepted(await self._link.run(cmds, timeout))
 
     async def close(self) -> None:
         if self._reader is not None:
@@ -349,17 +578,13 @@ class Client:
         self._name = check("client", name)
         self._timeout = seconds(timeout, TIMEOUT)
         self._own = application_classes(errors)
-        self._max_queue = bound(max_queue)
         self._limits = Limits(max_bytes, max_depth)
         self._connect = async_factory(url or DEFAULT_URL, redis)
         self._clock = Clock()
-        self._link = AsyncLink(self._connect, self._clock)
+        self._pusher = _Pusher(self._connect, self._clock, bound(max_queue))
         self._inboxes: dict[str, _Inbox] = {}
         self._retired: list[_Inbox] = []
         self._expiry = _Expiry()
-        self._outgoing: list[_Push] = []
-        self._pusher: asyncio.Task[None] | None = None
-        self._link_lock = asyncio.Lock()
 
     def service(self, service: str, *, timeout: float | None = None, idempotent: bool = False) -> Service:
         """The methods of a service as local ones. ``timeout``: seconds for each call, None: the client's.
@@ -387,7 +612,7 @@ class Client:
         """Call a method and return its result; arguments and errors as ``sabir.Client.call()``."""
         plan = Plan([(method, params)], seconds(timeout, self._timeout), self._limits, idempotent, traceparent)
         inbox = self._inbox(service)
-        if not self._link.is_open or self._clock.is_old():
+        if not self._pusher.link.is_open or self._clock.is_old():
             await self._connect_first(plan, inbox)
         (push,) = self._begin(plan, inbox)
         try:
@@ -408,7 +633,7 @@ class Client:
             return []
         plan = Plan(calls, seconds(timeout, self._timeout), self._limits, idempotent)
         inbox = self._inbox(service)
-        if not self._link.is_open or self._clock.is_old():
+        if not self._pusher.link.is_open or self._clock.is_old():
             try:
                 await self._connect_first(plan, inbox)
             except errors.NotQueued as error:
@@ -450,21 +675,14 @@ class Client:
         keys = Keys(self._namespace, service)
         looks = Looks(service, seconds(timeout, self._timeout))
         while True:
-            await self._connected(looks.ends)
-            look = asyncio.ensure_future(self._is_served(keys))  # goes on when the time is up: the link is everybody's
+            await self._pusher.connected(looks.ends)
+            # It goes on when the time is up: the link is everybody's.
+            look = asyncio.ensure_future(self._pusher.is_served(keys))
             await asyncio.wait({look}, timeout=max(looks.ends - time.monotonic(), 0.001))
             pause = looks.pause(look.result() if look.done() else LinkLost("no answer", sent=True))
             if pause is None:
                 return
             await asyncio.sleep(pause)
-
-    async def _is_served(self, keys: Keys) -> Any:
-        """The answer to EXISTS, or the LinkLost instead of one."""
-        try:
-            async with self._link_lock:
-                return (await self._link.run(commands.ask_alive(keys), ANSWER))[0]
-        except LinkLost as away:
-            return away
 
     async def notify(
         self,
@@ -482,8 +700,9 @@ class Client:
         ends = time.monotonic() + seconds(timeout, self._timeout)
         id, element = notification(method, params, expires, idempotent, traceparent, self._limits)
         element(self._clock)
-        await self._connected(ends)
-        push = self._push(_Push(asyncio.get_running_loop(), keys, id, element(self._clock), ends, idempotent))
+        await self._pusher.connected(ends)
+        push = _Push(asyncio.get_running_loop(), keys, id, element(self._clock), ends, idempotent)
+        self._pusher.push(push)
         lost: Exception | None = None
         async with _until(ends):
             try:
@@ -498,14 +717,12 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections. Calls under way end with their time-out."""
-        if self._pusher is not None:
-            self._pusher.cancel()
-            await asyncio.gather(self._pusher, return_exceptions=True)
+        await self._pusher.close()
         for inbox in (*self._inboxes.values(), *self._retired):
             await inbox.close()
         self._inboxes.clear()
         self._retired.clear()
-        await self._link.close()
+        await self._pusher.link.close()
 
     async def __aenter__(self) -> Client:
         return self
@@ -521,26 +738,24 @@ class Client:
             if inbox is not None:
                 self._retired = [old for old in (*self._retired, inbox) if old.pending]
             keys = Keys(self._namespace, service)
-            inbox = _Inbox(keys, self._name, AsyncLink(self._connect, self._clock), self._own, self._calm)
+            inbox = _Inbox(keys, self._name, AsyncLink(self._connect, self._clock), self._own, self._pusher)
             self._inboxes[service] = inbox
         return inbox
 
     async def _connect_first(self, plan: Plan, inbox: _Inbox) -> None:
         """Raises NotQueued; and what the encoder refuses, before anything is sent."""
         plan.elements(inbox.token, self._clock)
-        await self._connected(plan.ends)
+        await self._pusher.connected(plan.ends)
 
     def _begin(self, plan: Plan, inbox: _Inbox) -> list[_Push]:
         """Have calls pushed with all others of this loop turn; each has to be left in the end."""
-        elements = plan.elements(inbox.token, self._clock)
-        pushes = [
-            _Push(inbox.loop, inbox.keys, id, element, plan.ends, plan.idempotent, inbox)
-            for id, element in zip(plan.ids, elements, strict=True)
-        ]
-        for push in pushes:
-            inbox.expect(push)
-            self._push(push)
+        elements = plan.elements(inbox.token, self._clock)  # all, before one of them is sent
+        pushes: list[_Push] = []
+        for id, element in zip(plan.ids, elements, strict=True):
+            push = _Push(inbox.loop, inbox.keys, id, element, plan.ends, plan.idempotent, inbox)
+            inbox.send(push)
             self._expiry.add(push)
+            pushes.append(push)
         return pushes
 
     def _leave(self, push: _Push) -> None:
@@ -550,151 +765,6 @@ class Client:
         if push.inbox is not None:
             push.inbox.pending.pop(push.id, None)
 
-    def _is_ready(self) -> bool:
-        """Whether a request may be sent at once: connected, used a moment ago (SABIR-LOST-6), and the clock fresh."""
-        return self._link.is_open and time.monotonic() - self._link.used < IDLE and not self._clock.is_old()
-
-    async def _connected(self, ends: float) -> None:
-        """See to it that there is a connection and that its clock is fresh. Raises NotQueued when the time-out passes."""
-        backoff = Backoff()
-        while True:
-            try:
-                async with asyncio.timeout(max(ends - time.monotonic(), 0)), self._link_lock:
-                    if self._link.is_open and await self._link.is_stale():
-                        await self._link.interrupted()
-                    if not self._link.is_open:
-                        await self._link.open(min(max(ends - time.monotonic(), 0.001), ANSWER))
-                    elif self._clock.is_old():
-                        await self._link.ask_clock()
-            except LinkRefused as refused:
-                if not is_transient(refused.error):
-                    raise errors.NotQueued(f"Redis refused the connection: {refused}") from refused
-                reason: Exception = refused
-            except (LinkLost, TimeoutError) as lost:
-                reason = lost
-            else:
-                return
-            pause = backoff.pause()
-            if ends - time.monotonic() <= pause:
-                raise errors.NotQueued(f"no connection to Redis: {reason}") from reason
-            await asyncio.sleep(pause)
-
-    async def _calm(self) -> float:
-        """Since when the connection that pushes has not been interrupted (monotonic, s); an idle one is looked at."""
-        async with self._link_lock:
-            if self._link.is_open and await self._link.is_stale():
-                await self._link.interrupted()
-        return self._link.calm
-
-    def _push(self, push: _Push) -> _Push:
-        """Have requests pushed with all others of this loop turn."""
-        self._outgoing.append(push)
-        if self._pusher is None:
-            self._pusher = asyncio.get_running_loop().create_task(self._send(), name="sabir-push")
-        return push
-
-    async def _send(self) -> None:
-        """Push what is outgoing: one write at a time, in it one RPUSH for each service (SABIR-CALL-1)."""
-        try:
-            while self._outgoing:
-                ends = math.inf
-                refused: errors.NotQueued | None = None
-                if not self._is_ready():
-                    ends = max(push.ends for push in self._outgoing)
-                    try:
-                        await self._connected(ends)
-                    except errors.NotQueued as error:
-                        refused = error
-                # Some have given up, and are not sent any more; others have come.
-                batch = [push for push in self._outgoing if not push.is_over]
-                self._outgoing = [push for push in batch if refused is not None and push.ends > ends]
-                for push in batch:
-                    if refused is not None and push.ends <= ends:
-                        push.fail(refused)
-                if refused is None and batch:
-                    await self._send_batch(batch)
-        finally:
-            self._pusher = None
-
-    async def _send_batch(self, batch: list[_Push]) -> None:
-        groups: dict[str, list[_Push]] = {}
-        for push in batch:
-            push.sent = True
-            groups.setdefault(push.keys.requests, []).append(push)
-        cmds: Commands = []
-        size = 0
-        for pushes in groups.values():
-            elements = [push.element for push in pushes]
-            size += sum(map(len, elements))
-            cmds += commands.push(pushes[0].keys, elements)
-            if _asks(pushes):
-                cmds += commands.ask_alive(pushes[0].keys)
-        sent = time.monotonic()
-        answers: list[Any]
-        async with self._link_lock:
-            try:
-                answers = await self._link.run(cmds, ANSWER + size / _SLOWEST)
-            except LinkLost as lost:
-                answers = [lost] * len(cmds)
-            excess: list[tuple[_Push, SabirError]] = []
-            following = iter(answers)
-            for pushes in groups.values():
-                excess += self._pushed(pushes, next(following), next(following) if _asks(pushes) else None, sent)
-            if excess:
-                await self._take_back(excess)
-        if any(isinstance(answer, Exception) and is_transient(answer) for answer in answers):
-            await self._link.close()
-
-    def _pushed(self, pushes: list[_Push], depth: Any, alive: Any, sent: float) -> list[tuple[_Push, SabirError]]:
-        """Take the answers of an RPUSH and of the EXISTS behind it. Returns what has to be taken back, and why."""
-        excess: list[tuple[_Push, SabirError]] = []
-        is_over = type(depth) is int and self._max_queue is not None and depth > self._max_queue
-        for push in pushes:
-            push.sent = not isinstance(depth, Exception) or (isinstance(depth, LinkLost) and depth.sent)
-            inbox = push.inbox
-            if is_over:
-                excess.append((push, overloaded(push.keys, self._max_queue)))
-            elif isinstance(depth, Exception):
-                self._not_pushed(push, depth)
-            elif inbox is None:  # SABIR-ALIVE-7
-                push.resolve()
-            elif alive == 0:
-                excess.append((push, unserved(push.keys)))
-            else:  # an error reply too: then it is as if somebody served
-                inbox.asked = max(inbox.asked, sent)
-                push.is_over = True
-        return excess
-
-    async def _take_back(self, excess: list[tuple[_Push, SabirError]]) -> None:
-        """Remove what was just pushed, and end what was still there (SABIR-ALIVE-2, -6, SABIR-QUEUE-1)."""
-        parts = [commands.take_back(push.keys, push.element, push.id if push.idempotent else None) for push, _ in excess]
-        try:
-            answers = await self._link.run([c for part in parts for c in part], ANSWER)
-        except LinkLost as lost:
-            error = not_answered(lost)
-            for push, _ in excess:
-                push.resolve(Response(push.id, error=error))
-            return
-        for (push, error), part in zip(excess, parts, strict=True):
-            push.resolve(taken_back(push.keys, [push.id], answers[: len(part)], error).get(push.id))
-            del answers[: len(part)]
-
-    def _not_pushed(self, push: _Push, answer: Exception) -> None:
-        """Take a lost connection, or the error reply to an RPUSH."""
-        if push.is_over:
-            return
-        if push.sent and isinstance(answer, LinkLost):
-            push.fail(answer)
-        elif isinstance(answer, LinkLost) or is_transient(answer):
-            push.why = describe(answer)
-            asyncio.get_running_loop().call_later(0.1, self._again, push)  # until its time-out
-        else:
-            push.fail(errors.NotQueued(f"Redis refused the request: {describe(answer)}"))
-
-    def _again(self, push: _Push) -> None:
-        if not push.is_over:
-            self._push(push)
-
 
 def _unanswered(plan: Plan, push: _Push) -> SabirError:
     """The error of a call whose time-out has passed."""
@@ -703,9 +773,22 @@ def _unanswered(plan: Plan, push: _Push) -> SabirError:
     return no_reply(plan, push.inbox.trouble if push.inbox else None)
 
 
-def _asks(pushes: list[_Push]) -> bool:
-    """Whether an RPUSH holds a call, so that alive is asked for behind it (SABIR-ALIVE-1)."""
-    return any(push.inbox is not None for push in pushes)
+def _pushing(pushes: list[_Push]) -> Commands:
+    """What pushes requests to one service; behind a call, alive is asked for (SABIR-ALIVE-1)."""
+    cmds = commands.push(pushes[0].keys, [push.element for push in pushes])
+    for push in pushes:
+        push.sent = True
+    if any(push.inbox is not None for push in pushes):
+        cmds += commands.ask_alive(pushes[0].keys)
+    return cmds
+
+
+def _accepted(answers: list[Any]) -> list[Any]:
+    """The answers. Raises LinkRefused if one is an error reply."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise LinkRefused(answer)
+    return answers
 
 
 class _until:

@@ -91,8 +91,9 @@ class Server(Methods):
         self._found: collections.deque[Taken] = collections.deque()
         self._checks: set[asyncio.Task[None]] = set()
         self._unchecked = 0  # elements that are asked about before they are started
-        self._running: set[asyncio.Task[None]] = set()
-        self._overdue: set[asyncio.Task[None]] = set()  # those that have run longer than the limit, and were cancelled
+        self._begun = 0  # how many handlers were
+        self._running: dict[int, asyncio.Task[None]] = {}  # by their number among those
+        self._overdue: set[int] = set()  # those that have run longer than the limit, and were cancelled
         self._failure: RuntimeError | None = None
         self._ending: asyncio.Task[bool] | None = None
         self._settled: list[Settled] = []
@@ -174,7 +175,8 @@ class Server(Methods):
                         await asyncio.wait(busy)
             except TimeoutError:
                 all_ended = False
-            tasks = [t for t in (self._takes, self._beats, self._writer, *self._checks, *self._running) if t is not None]
+            own = [task for task in (self._takes, self._beats, self._writer) if task is not None]
+            tasks = [*own, *self._checks, *self._running.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=_GRACE)
@@ -186,7 +188,8 @@ class Server(Methods):
 
     def _busy(self) -> set[asyncio.Task[None]]:
         """What has to end before the worker may go."""
-        return (self._running - self._overdue) | self._checks | ({self._writer} if self._writer else set())
+        running = {task for number, task in self._running.items() if number not in self._overdue}
+        return running | self._checks | ({self._writer} if self._writer else set())
 
     async def __aenter__(self) -> Server:
         self.start()
@@ -363,7 +366,7 @@ class Server(Methods):
             if settled:
                 parts = self._parts(settled)
                 before = [c for _, of in parts for c in of]
-                await link.send(before + cmds, ANSWER)
+                await link.send(before + cmds)
                 refused, _ = self._written(parts, await link.read(len(before), ANSWER))
                 settled.clear()
                 if refused:
@@ -474,18 +477,18 @@ class Server(Methods):
         if isinstance(work, Settled):
             self._settle(work)
             return
-        task = self._loop.create_task(self._handle(work))
-        self._running.add(task)
+        number = self._begun = self._begun + 1
+        task = self._running[number] = self._loop.create_task(self._handle(work, number))
         if self._limit is not None:
-            timer = self._loop.call_later(self._limit, self._overrun, task, work, self._limit)
+            timer = self._loop.call_later(self._limit, self._overrun, number, work, self._limit)
             task.add_done_callback(lambda _: timer.cancel())
 
-    def _overrun(self, task: asyncio.Task[None], job: Job, limit: float) -> None:
+    def _overrun(self, number: int, job: Job, limit: float) -> None:
         """Settle what runs longer than the limit, and cancel it (SABIR-RUN-1)."""
-        self._overdue.add(task)
+        self._overdue.add(number)
         self._settle(self._dispatcher.overrun(job, limit))
-        task.cancel()
-        asyncio.get_running_loop().call_later(_GRACE, self._look_hung, limit)
+        self._running[number].cancel()
+        self._loop.call_later(_GRACE, self._look_hung, limit)
 
     def _look_hung(self, limit: float) -> None:
         """Stop when every place is taken by a handler that does not end (SABIR-RUN-2)."""
@@ -494,7 +497,7 @@ class Server(Methods):
             log.error("%s; stopping", self._failure)
             self._ending = asyncio.get_running_loop().create_task(self.stop(), name=f"sabir-{self.service}-stop")
 
-    async def _handle(self, job: Job) -> None:
+    async def _handle(self, job: Job, number: int) -> None:
         ends = None if self._limit is None else time.monotonic() + self._limit
         error: BaseException | None = None
         result: Any = None
@@ -502,11 +505,10 @@ class Server(Methods):
             result = await job.call_async()
         except BaseException as raised:  # noqa: BLE001 - whatever it is, the caller hears of it
             error = raised
-        task: Any = asyncio.current_task()
-        self._running.discard(task)
+        del self._running[number]
         self._room.set()
-        if task in self._overdue:
-            self._overdue.discard(task)
+        if number in self._overdue:
+            self._overdue.discard(number)
             return  # and was settled
         if self._stopping.is_set() and isinstance(error, asyncio.CancelledError):
             raise error  # stop() has waited long enough

@@ -66,7 +66,8 @@ def _dumping(default: Callable[[Any], Any]) -> None:
         try:
             return original(value, *args)
         except (TypeError, ValueError):
-            return json.dumps(value, default=default, separators=(",", ":")).encode()
+            _, _, head, tail, *_ = args
+            return head.encode() + json.dumps(value, default=default, separators=(",", ":")).encode() + tail
 
 
 @mutant("SABIR-JSON-1", "client/refusals/value-set", "client/refusals/value-*")

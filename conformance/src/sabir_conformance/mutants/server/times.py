@@ -36,7 +36,7 @@ def runs_what_has_expired() -> None:
             return original(self, element, *args)
         work = original(self.with_clock(lambda: 0), element, *args)
         if isinstance(work, Job):
-            work.context.clock = self._clock
+            work.context.clock = self.clock
         elif work.letter is not None:
             work = original(self, element, *args)
         return work
