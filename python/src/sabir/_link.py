@@ -359,10 +359,8 @@ class _Answers(asyncio.BufferedProtocol):
         self._before = transport.get_protocol()  # redis-py's, which hears of the end
         transport.set_protocol(self)
 
-    @property
-    def has_come(self) -> bool:
-        """Whether there is an answer, or the end of them."""
-        return bool(self._answers) or self.lost is not None
+    def __len__(self) -> int:
+        return len(self._answers)
 
     async def read(self, count: int, timeout: float) -> list[Any]:
         """The next ``count`` answers. ``timeout``: seconds for all. Raises one of _LOST, or hiredis.HiredisError."""
@@ -473,7 +471,11 @@ class AsyncLink(_Hello):
         """Whether a connection on which no answer is awaited was closed, or holds what nobody asked for."""
         await asyncio.sleep(0)
         await asyncio.sleep(0)  # what lay there before the first turn has been read now
-        return self._answers is None or bool(self._answers.has_come)
+        return self._answers is None or len(self._answers) > 0 or self._answers.lost is not None
+
+    def has_answers(self, count: int) -> bool:
+        """Whether so many answers have come."""
+        return self._answers is not None and len(self._answers) >= count
 
     async def interrupted(self) -> None:
         """Close a connection that was found to be lost."""

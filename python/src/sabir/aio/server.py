@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("sabir")
 
 _WRITE_BYTES: Final = 1 << 20  # of answers in one write, about
-_AT_ONCE: Final = 32  # elements taken at once, at most: while some are run, others can be on their way
+_AT_ONCE: Final = 22  # elements taken at once, at most: while some are run, others can be on their way
+_AT_ONCE_LONG: Final = 64  # the same where the queue is long: so many full takes came, and none had to wait
+_FULL_TAKES: Final = 8
 _LATE: Final = 4.0  # seconds by which a heartbeat may be late without a warning
 _GRACE: Final = 1.0  # seconds that a cancelled handler has to end
 
@@ -98,6 +100,7 @@ class Server(Methods):
         self._ending: asyncio.Task[bool] | None = None
         self._settled: list[Settled] = []
         self._collects = False  # whether outcomes are left to the next take
+        self._waited = True  # whether the last take found the queue empty, as far as is known
         self._writer: asyncio.Task[None] | None = None
         self._takes: asyncio.Task[None] | None = None
         self._beats: asyncio.Task[None] | None = None
@@ -286,6 +289,7 @@ class Server(Methods):
         await self._ready.wait()
         trouble, backoff = Trouble(self.service, "take"), Backoff()
         more = 0  # elements to ask for beyond the first: as many as there seem to wait
+        full = 0  # how many takes in a row brought at once all that was asked for
         while not self._stopping.is_set():
             # Room to start (SABIR-WORKER-3); and answers that Redis does not take don't pile up.
             room = self._concurrency - len(self._running) - self._unchecked
@@ -296,14 +300,16 @@ class Server(Methods):
                 await self._room.wait()
                 continue
             settled = self._collected()
+            asked = min(1 + more, room, _AT_ONCE_LONG if full >= _FULL_TAKES else _AT_ONCE)
             try:
-                taken = await self._take(settled, min(more, room - 1, _AT_ONCE - 1), trouble, backoff)
+                taken = await self._take(settled, asked - 1, trouble, backoff)
             except (LinkLost, LinkRefused) as error:
                 await self._take_link.drop(error)
                 trouble.begin(error)
                 await self._take_trouble(settled, backoff)
                 continue
             more = 2 * more + 1 if len(taken) > more else max(len(taken) - 1, 0)
+            full = full + 1 if len(taken) == asked >= _AT_ONCE and not self._waited else 0
             if taken:
                 self._collects = True
                 try:
@@ -371,8 +377,10 @@ class Server(Methods):
                 settled.clear()
                 if refused:
                     self._settle_again(refused)
+                self._waited = not link.has_answers(len(cmds))
                 answers = await link.read(len(cmds), block / 1000 + MARGIN)
             else:
+                self._waited = True
                 answers = await link.run(cmds, block / 1000 + MARGIN)
             taken = [Taken(answer, sent, epoch) for answer in answers if isinstance(answer, bytes)]
             # What was taken is run, even if the lease could not be renewed.
