@@ -350,7 +350,7 @@ class _Answers(asyncio.BufferedProtocol):
         """Why no more answers come; None: they do."""
         self._loop = asyncio.get_running_loop()
         self._reader = _new_reader()
-        self._buffer = bytearray(_BUFFER)
+        self._buffer = memoryview(bytearray(_BUFFER))  # TLS writes into slices of it
         self._answers: list[Any] = []
         self._wanted = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -401,7 +401,7 @@ class _Answers(asyncio.BufferedProtocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(reason)
 
-    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:

@@ -67,7 +67,8 @@ def _dumping(default: Callable[[Any], Any]) -> None:
             return original(value, *args)
         except (TypeError, ValueError):
             _, _, head, tail, *_ = args
-            return head.encode() + json.dumps(value, default=default, separators=(",", ":")).encode() + tail
+            data: bytes = json.dumps(value, default=default, separators=(",", ":")).encode()
+            return bytes(head.encode() + data + tail)
 
 
 @mutant("SABIR-JSON-1", "client/refusals/value-set", "client/refusals/value-*")
