@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -558,3 +559,28 @@ def test_only_an_answered_kill_ends_the_old_connection_for_sure() -> None:
     assert not link._settled(("9", "a:2"), link._kill(), [redis.ResponseError("NOPERM")])
     assert link._settled(None, link._kill(), [0])
     assert not link._settled(("9", "a:2"), link._kill(), [])
+
+
+def test_answers_are_read_into_slices_of_a_buffer() -> None:
+    """SABIR-TRANSPORT-4: over TLS, asyncio writes a long answer into slices of it, one record after another."""
+
+    class Transport:
+        def get_protocol(self) -> Any:
+            return asyncio.Protocol()
+
+        def set_protocol(self, protocol: Any) -> None:
+            pass
+
+    async def read() -> list[Any]:
+        answers = _link._Answers(Transport())
+        data = b"$9\r\nlong text\r\n+OK\r\n"
+        buffer = answers.get_buffer(len(data))
+        buffer[: len(data)] = bytes(len(data))
+        for at, byte in enumerate(data):
+            buffer[at:][:1] = bytes([byte])
+        answers.buffer_updated(len(data))
+        read = await answers.read(2, 1)
+        answers.connection_lost(None)
+        return read
+
+    assert asyncio.run(read()) == [b"long text", b"OK"]
