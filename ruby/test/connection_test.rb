@@ -2,6 +2,8 @@
 
 require "helper"
 
+return if Sabir::Connection::VERSION_5 # which reads and writes itself
+
 # However the bytes of the replies come, and whatever there is to send: what redis gem 4.8 leaves to us.
 class ConnectionTest < Minitest::Test
   LONG = "\r\n\xff$3" * 12_000
@@ -16,10 +18,6 @@ class ConnectionTest < Minitest::Test
     end
 
     def write(bytes) = self.written = bytes
-  end
-
-  def setup
-    skip "redis gem 5 reads and writes" if Sabir::Connection::VERSION_5
   end
 
   def test_replies_come_in_pieces
