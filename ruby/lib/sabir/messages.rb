@@ -213,8 +213,7 @@ module Sabir
 
     # @param bytes [String] what a parser takes for JSON: strings are all closed
     def strict?(bytes)
-      bytes = bytes.gsub(ESCAPE, "") if bytes.include?("\\")
-      return false if bytes.include?("\\")
+      return false if bytes.include?("\\") && (bytes = bytes.gsub(ESCAPE, "")).include?("\\")
       return true unless bytes.include?("/") || (PASSES_CONTROL && bytes.count(CONTROL).positive?) # nor a comment
 
       outside, inside = bytes.split('"', -1).partition.with_index { |_, n| n.even? }
