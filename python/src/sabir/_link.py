@@ -473,6 +473,11 @@ class AsyncLink(_Hello):
         await asyncio.sleep(0)  # what lay there before the first turn has been read now
         return self._answers is None or len(self._answers) > 0 or self._answers.lost is not None
 
+    async def check_idle(self, seconds: float) -> None:
+        """Close a connection that was lost while nothing was sent, if it was not used for so long (SABIR-LOST-6)."""
+        if self.is_open and time.monotonic() - self.used > seconds and await self.is_stale():
+            await self.interrupted()
+
     def has_answers(self, count: int) -> bool:
         """Whether so many answers have come."""
         return self._answers is not None and len(self._answers) >= count

@@ -151,10 +151,6 @@ class Plan:
         self.idempotent = idempotent
         self._trace = traceparent
 
-    def left(self) -> float:
-        """Seconds until the time-out passes; 0 or less: it has."""
-        return self.ends - time.monotonic()
-
     def elements(self, token: str, clock: HasClock) -> list[bytes]:
         """The requests as elements, with their deadline (SABIR-CALL-5). Raises what encode_request() raises."""
         deadline = _deadline(clock, self.ends - time.monotonic())
@@ -307,6 +303,19 @@ def not_answered(reason: Exception) -> SabirError:
     return errors.ConnectionLost(f"connection to Redis lost while the request was taken back: {reason}")
 
 
+def unconnected(trouble: LinkRefused | LinkLost | TimeoutError, backoff: Backoff, ends: float) -> float:
+    """Seconds to wait before another connection is tried. ``ends``: of the time-out (monotonic, s).
+
+    Raises NotQueued where Redis refuses for good, or the time-out passes first.
+    """
+    if isinstance(trouble, LinkRefused) and not is_transient(trouble.error):
+        raise errors.NotQueued(f"Redis refused the connection: {trouble}") from trouble
+    pause = backoff.pause()
+    if ends - time.monotonic() <= pause:
+        raise errors.NotQueued(f"no connection to Redis: {trouble}") from trouble
+    return pause
+
+
 class _Line:
     """A connection on which one call at a time waits."""
 
@@ -338,17 +347,10 @@ class _Line:
                         self.link.close()
                         raise LinkRefused(answer)
                     self.clock.update(answer, sent)
-            except LinkRefused as refused:
-                if not is_transient(refused.error):
-                    raise errors.NotQueued(f"Redis refused the connection: {refused}") from refused
-                reason: Exception = refused
-            except LinkLost as away:
-                reason = away
+            except (LinkRefused, LinkLost) as trouble:
+                pause = unconnected(trouble, backoff, ends)
             else:
                 return
-            pause = backoff.pause()
-            if ends - time.monotonic() <= pause:
-                raise errors.NotQueued(f"no connection to Redis: {reason}") from reason
             time.sleep(pause)
 
     def close(self) -> None:

@@ -223,8 +223,12 @@ def encode_result(id: str, worker: str, result: Any, limits: Limits = Limits()) 
 
     Raises TypeError, ValueError or LimitExceeded for a result that cannot be sent (SABIR-LIMIT-4).
     """
-    head = f'{{"v":1,"id":"{id}","worker":"{worker}","body":{{"jsonrpc":"2.0","id":"{id}","result":'
-    return to_json(result, "result", limits, head, b"}}", 2)
+    return _encode_reply(id, worker, "result", result, "result", limits)
+
+
+def _encode_reply(id: str, worker: str, member: str, value: Any, what: str, limits: Limits) -> bytes:
+    head = f'{{"v":1,"id":"{id}","worker":"{worker}","body":{{"jsonrpc":"2.0","id":"{id}","{member}":'
+    return to_json(value, what, limits, head, b"}}", 2)
 
 
 def error_object(code: int, message: str, data: Any = MISSING) -> dict[str, Any]:
@@ -240,8 +244,7 @@ def encode_error(id: str, worker: str, error: dict[str, Any], limits: Limits = L
 
     Raises TypeError, ValueError or LimitExceeded where its data cannot be sent (SABIR-ERROR-3).
     """
-    body = {"jsonrpc": "2.0", "id": id, "error": error}
-    return to_json({"v": 1, "id": id, "worker": worker, "body": body}, "error data", limits)
+    return _encode_reply(id, worker, "error", error, "error data", limits)
 
 
 def encode_dead_letter(at: int, worker: str, error: dict[str, Any], element: bytes) -> bytes:
@@ -313,6 +316,7 @@ def decode_request(data: bytes, limits: Limits = Limits()) -> Request | Rejectio
 
 
 def _decode_request(data: bytes, limits: Limits) -> Request | Rejection:
+    """The same for an element of any form."""
     envelope: Any = None
     unread, shape = "", None
     if len(data) <= limits.max_bytes:

@@ -47,6 +47,7 @@ from ..client import (
     parameters,
     seconds,
     taken_back,
+    unconnected,
     unserved,
 )
 from ..commands import Commands
@@ -219,34 +220,22 @@ class _Pusher:
                     await self._open(min(max(ends - time.monotonic(), 0.001), ANSWER))
                     if self.clock.is_old():
                         await self.link.ask_clock()
-            except LinkRefused as refused:
-                if not is_transient(refused.error):
-                    raise errors.NotQueued(f"Redis refused the connection: {refused}") from refused
-                reason: Exception = refused
-            except (LinkLost, TimeoutError) as lost:
-                reason = lost
+            except (LinkRefused, LinkLost, TimeoutError) as trouble:
+                pause = unconnected(trouble, backoff, ends)
             else:
                 return
-            pause = backoff.pause()
-            if ends - time.monotonic() <= pause:
-                raise errors.NotQueued(f"no connection to Redis: {reason}") from reason
             await asyncio.sleep(pause)
 
     async def _open(self, timeout: float) -> None:
         """Connect, unless there is a connection that is not stale. ``timeout``: seconds. Raises LinkLost or LinkRefused."""
-        await self._look_at_idle()
+        await self.link.check_idle(IDLE)
         if not self.link.is_open:
             await self.link.open(timeout)
-
-    async def _look_at_idle(self) -> None:
-        """Close a connection that was lost while nothing was sent (SABIR-LOST-6)."""
-        if self.link.is_open and time.monotonic() - self.link.used > IDLE and await self.link.is_stale():
-            await self.link.interrupted()
 
     async def calm(self) -> float:
         """Since when the connection that pushes has not been interrupted (monotonic, s); an idle one is looked at."""
         async with self._lock:
-            await self._look_at_idle()
+            await self.link.check_idle(IDLE)
         return self.link.calm
 
     def push(self, push: _Push) -> None:
@@ -410,8 +399,8 @@ class _Inbox:
         link, backoff = self._link, Backoff()
         while self.pending:
             try:
-                if self._outgoing and time.monotonic() - link.used > IDLE and await link.is_stale():  # SABIR-LOST-6
-                    await link.interrupted()
+                if self._outgoing:
+                    await link.check_idle(IDLE)
                 if not link.is_open:  # and go on waiting on the same token (SABIR-LOST-2)
                     self._leave_behind()
                     self.retired |= not await link.open(ANSWER)
@@ -460,12 +449,7 @@ class _Inbox:
         look = commands.wait(self.keys, self.token, block * 1000)
         # What has gathered behind the first reply comes along in the same round trip.
         look += commands.drain(self.keys, self.token, _ALL if self.retired else _DRAIN)
-        if self._outgoing:
-            answers = await self._push(before, look, now)
-        else:
-            self._takes_along = False
-            await link.send(before + look)
-            answers = []
+        answers = await self._send_look(before, look, now)
         answers += await link.read(len(before) + len(look) - len(answers), block + MARGIN)
         *_, first, gathered = _accepted(answers)
         self._known = 0
@@ -481,8 +465,11 @@ class _Inbox:
             # nothing else, all stays where it is until the token's calls have ended.
             await asyncio.sleep(_POLL)
 
-    async def _push(self, before: Commands, look: Commands, now: float) -> list[Any]:
-        """Push what is outgoing, between what stands before it and a look. Returns the answers to what stands before."""
+    async def _send_look(self, before: Commands, look: Commands, now: float) -> list[Any]:
+        """Send a look, and in front of it what stands before it, and what is outgoing. Returns answers read already.
+
+        Those are the ones to what stands before, where anything was outgoing. Raises LinkLost.
+        """
         pushes = [push for push in self._outgoing if not push.is_over]
         size = sum([len(push.element) for push in pushes])
         if size > _ALONG:
@@ -774,7 +761,7 @@ def _unanswered(plan: Plan, push: _Push) -> SabirError:
 
 
 def _pushing(pushes: list[_Push]) -> Commands:
-    """What pushes requests to one service; behind a call, alive is asked for (SABIR-ALIVE-1)."""
+    """What pushes requests to one service, which count as sent; behind a call, alive is asked for (SABIR-ALIVE-1)."""
     cmds = commands.push(pushes[0].keys, [push.element for push in pushes])
     for push in pushes:
         push.sent = True
