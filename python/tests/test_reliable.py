@@ -532,6 +532,17 @@ def test_waiting_for_a_service(shell: Blocking, peer: Peer, proxy: Proxy) -> Non
     proxy.refuse(False)
 
 
+def test_connecting_that_the_end_cuts_short_decides_nothing(shell: Blocking) -> None:
+    """Many at once on one asyncio connection, so that for some the time is up before it is their turn."""
+
+    async def wait() -> list[Any]:
+        async with sabir.aio.Client(shell.url, namespace=shell.namespace) as client:
+            waits = (client.wait_for_service("calc", 0.1 + n / 10_000) for n in range(400))
+            return await asyncio.gather(*waits, return_exceptions=True)
+
+    assert {type(ended) for ended in asyncio.run(wait())} == {ServiceUnavailable}
+
+
 def test_a_look_that_the_end_cuts_short_decides_nothing(shell: Blocking, peer: Peer, proxy: Proxy) -> None:
     client = shell.client(proxy.url)
     asked = peer.raw.info("commandstats").get("cmdstat_exists", {"calls": 0})["calls"]

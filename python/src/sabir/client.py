@@ -252,6 +252,11 @@ class Looks:
             raise self._known
         return pause
 
+    def cut_short(self, error: errors.NotQueued) -> None:
+        """Note that there is no connection. Raises what the last look found, if connecting was cut short by the end."""
+        if self._known is not None and time.monotonic() >= self.ends:
+            raise self._known from error
+
 
 def judged(
     keys: Keys, calls: Sequence[tuple[str, bytes]], answers: list[Any], own: dict[int, type[ApplicationError]]
@@ -679,7 +684,11 @@ class Client:
         line = self._checkout()
         try:
             while True:
-                line.connect(looks.ends)
+                try:
+                    line.connect(looks.ends)
+                except errors.NotQueued as error:
+                    looks.cut_short(error)
+                    raise
                 try:
                     patience = min(max(looks.ends - time.monotonic(), 0.001), ANSWER)
                     alive: Any = line.link.run(commands.ask_alive(keys), patience)[0]

@@ -662,7 +662,11 @@ class Client:
         keys = Keys(self._namespace, service)
         looks = Looks(service, seconds(timeout, self._timeout))
         while True:
-            await self._pusher.connected(looks.ends)
+            try:
+                await self._pusher.connected(looks.ends)
+            except errors.NotQueued as error:
+                looks.cut_short(error)
+                raise
             # It goes on when the time is up: the link is everybody's.
             look = asyncio.ensure_future(self._pusher.is_served(keys))
             await asyncio.wait({look}, timeout=max(looks.ends - time.monotonic(), 0.001))
