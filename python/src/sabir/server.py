@@ -38,7 +38,8 @@ BEAT_PAUSE: Final = 1.0
 TICK: Final = 0.001
 """Seconds between two looks whether a handler holds up those who could take meanwhile."""
 REST: Final = 0.1
-"""The same while nothing is run."""
+"""The same while nothing is run, for a second; from then on nobody looks until something is."""
+RESTS: Final = 10
 QUICK: Final = 0.0002
 """Seconds that a handler may take for its thread to go on taking; twice in a row more, and it does not for a second."""
 SLOW: Final = 0.005
@@ -307,6 +308,8 @@ class Server(Methods):
         self._paces = Paces()
         self._lead: list[bool] = []  # popped, once, by whoever decides: its thread goes on leading, or others may
         self._turn = 0  # how many handlers were run by threads that had the lead: only they count
+        self._led = threading.Event()  # cleared where none is for a while: _pass_on() sleeps until it is set
+        self._led.set()
         self._running: list[threading.Thread] = []
         self._runs: dict[threading.Thread, tuple[Job, float]] = {}  # what runs, and until when it may (monotonic, s)
         self._overdue: set[threading.Thread] = set()  # the threads whose handlers have run longer
@@ -402,6 +405,7 @@ class Server(Methods):
                 for link in (self._take_link, self._reply_link, self._beat_link):
                     link.close()
                 self._gone.set()
+                self._led.set()
             return not self._given_up.is_set()
 
     def __enter__(self) -> Server:
@@ -537,6 +541,8 @@ class Server(Methods):
             return settled, False
         lead = self._lead = [True]
         self._turn += 1
+        if not self._led.is_set():
+            self._led.set()
         settled = self._run_safely(job)
         try:
             leads = lead.pop()
@@ -555,8 +561,9 @@ class Server(Methods):
 
     def _pass_on(self) -> None:
         """Take the lead from a thread whose handler keeps it, so that another one takes meanwhile."""
-        turn = -1
+        turn, rests = -1, 0
         while not self._gone.wait(REST):
+            rests += 1
             while self._turn != turn or self._lead:
                 if self._turn == turn:
                     try:
@@ -564,8 +571,12 @@ class Server(Methods):
                     except IndexError:
                         continue
                     self._take_lock.release()
-                turn = self._turn
+                turn, rests = self._turn, 0
                 time.sleep(TICK)
+            if rests >= RESTS:
+                self._led.clear()
+                if self._turn == turn and not self._gone.is_set():
+                    self._led.wait()
 
     def _take(self, settled: Settled | None) -> Taken | Unsettled | None:
         """Settle the element before in the same write, and wait for the next one; None: none came, or there was trouble."""
