@@ -40,8 +40,7 @@ import { decodeRequest, encodeDeadLetter, encodeError, encodeResult, LIMITS, sho
 /**
  * An element of the hand that is run, or answered.
  * @typedef {object} Work
- * @property {Buffer} element
- * @property {string | Buffer} bytes the element, as it is quickest to send
+ * @property {string | Buffer} element as it is quickest to send; a Buffer would keep all that was read with it
  * @property {Answer} answer when it has been run
  * @property {number} at where it stands among what was started
  */
@@ -61,8 +60,8 @@ const GAP_MS = 4_000;
 const MORE_MS = 50;
 /** A heartbeat that comes later than this is warned of, in ms. */
 const LATE_MS = 4_000;
-/** The most that is sent in front of a take, in bytes: the stream writes more than 16 KiB in several parts. */
-const ALONG_BYTES = 12_000;
+/** The most that is sent in front of a take, in bytes: beyond a limit the stream writes in several parts (HIGH_WATER_BYTES). */
+const ALONG_BYTES = 200_000;
 /** The most that one transaction answers, in bytes, unless it is one element alone. */
 const APART_BYTES = 65_536;
 /** How long a handler that has run too long may take to heed its signal before it counts as one that hangs, in ms. */
@@ -280,13 +279,13 @@ export class Server {
    * Decides what becomes of a request, and runs it if it is to be run.
    *
    * @internal the in-process double calls it too
-   * @param {Buffer} element
+   * @param {string | Buffer} element
    * @param {Clock} [clock]
    * @param {ReturnType<typeof decodeRequest>} [request] what the element says
    * @param {number} [attempts] how often it was delivered before
    * @returns {Answer | Promise<Answer>} a promise only where the handler returned one
    */
-  _handle(element, clock = this.#clock, request = decodeRequest(element, this.#limits), attempts = 0) {
+  _handle(element, clock = this.#clock, request = decodeRequest(Buffer.from(element), this.#limits), attempts = 0) {
     if (request.kind === 'rejected') return this.#refuse(element, clock, request, request);
     const { id, replyTo } = request;
     /** @param {unknown} result @returns {Answer} */
@@ -318,7 +317,7 @@ export class Server {
   /**
    * Answers with an error, or keeps as a dead letter.
    *
-   * @param {Buffer} element
+   * @param {string | Buffer} element
    * @param {Clock} clock
    * @param {{ id?: string, replyTo?: string }} request
    * @param {Failure & { cause?: unknown }} failure
@@ -333,7 +332,7 @@ export class Server {
       this.#warn(`${id ?? 'an element without an id'}: ${classFor(code).name}${isAnswered ? '' : ', kept as a dead letter'}${raised}`);
     }
     if (isAnswered) return { token: replyTo, reply: this.#error({ id, code, message, data }) };
-    return { letter: encodeDeadLetter({ at: Math.floor(clock.now()), worker: this.worker, element, code, message, data }) };
+    return { letter: encodeDeadLetter({ at: Math.floor(clock.now()), worker: this.worker, element: Buffer.from(element), code, message, data }) };
   }
 
   /**
@@ -492,7 +491,7 @@ export class Server {
    * @returns {Promise<Buffer[]>}
    */
   async #unseen(link) {
-    const seen = this.#started.map(({ element }) => element); // before the hand is read: what is finished meanwhile is still in the answer
+    const seen = this.#started.map(({ element }) => Buffer.from(element)); // before the hand is read: what is finished meanwhile is still in the answer
     const [hand] = await ask(link, readHand(this.#place, this.worker));
     return hand.filter((/** @type {Buffer} */ element) => {
       const index = seen.findIndex((started) => started.equals(element));
@@ -501,14 +500,14 @@ export class Server {
     });
   }
 
-  /** Runs and answers an element of the hand. @param {Buffer} element @param {Taken} taken */
-  #begin(element, taken) {
-    const bytes = shortest(element);
+  /** Runs and answers an element of the hand. @param {Buffer} bytes @param {Taken} taken */
+  #begin(bytes, taken) {
+    const element = shortest(bytes);
     /** @type {Work} */
-    const work = { element, bytes, answer: {}, at: this.#started.length };
+    const work = { element, answer: {}, at: this.#started.length };
     this.#started.push(work);
     try {
-      const request = decodeRequest(element, this.#limits, bytes);
+      const request = decodeRequest(bytes, this.#limits, element);
       const isAsked = request.kind !== 'rejected' && request.idempotent;
       const answer = isAsked || !this.#isHeld(taken) ? this.#prepare(element, request, taken) : this._handle(element, this.#clock, request);
       if (answer instanceof Promise) answer.then((given) => this.#end(work, given)).catch((error) => this.#abandon(work, error));
@@ -526,7 +525,7 @@ export class Server {
   /**
    * Runs what may have been delivered before, or recovered by another worker.
    *
-   * @param {Buffer} element
+   * @param {string | Buffer} element
    * @param {ReturnType<typeof decodeRequest>} request
    * @param {Taken} taken
    * @returns {Promise<Answer | undefined>} undefined: it is not in the hand any more
@@ -642,7 +641,7 @@ export class Server {
   /** @param {Work[]} ended @param {Link} link */
   async #settle(ended, link) {
     if (!link.isOpen) await link.open();
-    const commands = settle(this.#place, this.worker, ended.map(({ bytes, answer }) => ({ element: bytes, ...answer })));
+    const commands = settle(this.#place, this.worker, ended.map(({ element, answer }) => ({ element, ...answer })));
     const done = (await link.send(commands)).at(-1);
     if (done instanceof Error) throw done; // an EXEC that is refused ends the transaction: a take behind it is none of it
     this.#works('reply');
@@ -792,8 +791,8 @@ const isThenable = (value) => value !== null && (typeof value === 'object' || ty
 /** About how many bytes it takes to answer an element. @param {Work} work */
 const sizeOf = ({ element, answer: { reply, letter } }) => 400 + element.length + (reply ?? letter ?? '').length;
 
-/** @param {Buffer[]} hand @param {Buffer} element */
-const holds = (hand, element) => hand.some((held) => held.equals(element));
+/** @param {Buffer[]} hand @param {string | Buffer} element */
+const holds = (hand, element) => hand.some((held) => held.equals(Buffer.from(element)));
 
 /** Promise.withResolvers, which Node 20 lacks. @returns {{ promise: Promise<void>, resolve: () => void }} */
 function withResolvers() {

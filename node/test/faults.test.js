@@ -266,6 +266,15 @@ describe('a reply that leaves in front of the next take', { concurrency: true },
     assert.ok(far.seen.slice(begun).join('').match(/RPUSH/g).length < 6);
   });
 
+  test('SABIR-LEASE-2 many replies leave in one write with the next take too', async (t) => {
+    const my = await setUp(t, url);
+    const far = await proxy(t, url);
+    await my.redis.do('RPUSH', my.key('requests'), ...Array.from({ length: 60 }, (_, n) => element('echo', ['x'.repeat(400)], { id: n.toString(16).padStart(32, '0') })));
+    await my.serving({ url: far.url });
+    await until(async () => (await my.redis.do('LLEN', my.key('reply:cli.1'))) === 60);
+    assert.ok(far.seen.some((text) => text.length > 20_000 && /EXEC\r\n\*\d+\r\n\$4\r\nZADD/.test(text)), String(far.seen.map((text) => text.length)));
+  });
+
   test('a handler that takes its time holds up nobody behind it', async (t) => {
     const my = await setUp(t, url);
     const server = await my.serving();

@@ -58,11 +58,10 @@ export type Answer = {
     letter?: Buffer;
 };
 export type Work = {
-    element: Buffer;
     /**
-     * the element, as it is quickest to send
+     * as it is quickest to send; a Buffer would keep all that was read with it
      */
-    bytes: string | Buffer;
+    element: string | Buffer;
     /**
      * when it has been run
      */
@@ -148,11 +147,11 @@ export declare class Server {
      * Decides what becomes of a request, and runs it if it is to be run.
      *
      * @internal the in-process double calls it too
-     * @param {Buffer} element
+     * @param {string | Buffer} element
      * @param {Clock} [clock]
      * @param {ReturnType<typeof decodeRequest>} [request] what the element says
      * @param {number} [attempts] how often it was delivered before
      * @returns {Answer | Promise<Answer>} a promise only where the handler returned one
      */
-    _handle(element: Buffer, clock?: Clock, request?: ReturnType<typeof decodeRequest>, attempts?: number): Answer | Promise<Answer>;
+    _handle(element: string | Buffer, clock?: Clock, request?: ReturnType<typeof decodeRequest>, attempts?: number): Answer | Promise<Answer>;
 }
