@@ -109,6 +109,13 @@ class ServerTest < LiveTest
     followers.each(&:kill)
   end
 
+  def test_who_came_last_leads_next # so that no more threads work, each with memory of its own, than are needed
+    threads = []
+    serve(threads: 8) { |it| it.register("slow") { sleep(0.003).then { threads << Thread.current.object_id } && nil } }
+    client.then { |client| 30.times { client.call("calc", "slow") } }
+    assert_operator threads.uniq.size, :<=, 4
+  end
+
   def test_where_handlers_are_slow_the_next_one_leads_at_once
     lead = Sabir::Lead.new
     led = Queue.new

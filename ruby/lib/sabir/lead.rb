@@ -20,7 +20,7 @@ module Sabir
 
     def initialize
       @lock = Mutex.new
-      @line = ConditionVariable.new # for all followers but the first
+      @line = [] # for all followers but the first: who came last is the next, and those who came before may rest
       @first = ConditionVariable.new # for the first
       @share = 0.0
       @ended = -Float::INFINITY
@@ -29,12 +29,12 @@ module Sabir
     # Returns when this thread leads.
     def follow
       @lock.synchronize do
-        @line.wait(@lock) while @looks
+        line_up while @looks
         @looks = true
         look while @leader
         @looks = false
         @leader = Thread.current
-        @line.signal
+        @line.pop&.signal
       end
     end
 
@@ -74,6 +74,14 @@ module Sabir
     end
 
     private
+
+    def line_up
+      turn = ConditionVariable.new
+      @line.push(turn)
+      turn.wait(@lock)
+    ensure
+      @line.delete(turn)
+    end
 
     def look
       pause = pause_at(Clock.monotonic)
